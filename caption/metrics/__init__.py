@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from caption.metrics.ngrams import Matches
     from caption.metrics.tokenizer import Tokenized
 
 TokenizerName = Literal["auto", "jar", "python", "none"]
@@ -72,6 +73,27 @@ class Corpus:
         from caption.metrics.tokenizer import tokenize_corpus
 
         return tokenize_corpus(self.hypotheses, self.references, self.tokenizer)
+
+    @cached_property
+    def matches(self) -> Matches:
+        """N-grams the hypotheses share with their references: one sweep for BLEU and CIDEr-D."""
+        from caption.metrics.ngrams import DocumentFrequencies, Layout, encode, match, translate
+        from caption.metrics.tokenizer import tokenize_references
+
+        both = zip(self.tokenized.hypotheses, self.tokenized.references, strict=True)
+        texts = encode([text for hyp, refs in both for text in (hyp, *refs)])
+        layout = Layout.of([len(refs) for refs in self.references])
+        if self.df_references is None:
+            return match(texts.words, texts.lengths, texts.n_vocabulary, layout)
+        df = DocumentFrequencies.of(tokenize_references(self.df_references, self.tokenizer))
+        numbers = translate(texts.vocabulary, df.words)
+        return match(texts.words, texts.lengths, texts.n_vocabulary, layout, df, numbers)
+
+    @property
+    def as_coco(self) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+        """References and hypotheses as the scorers of pycocoevalcap take them, tokenized."""
+        tok = self.tokenized
+        return dict(enumerate(tok.references)), {i: [h] for i, h in enumerate(tok.hypotheses)}
 
     def signature(self, *definition: str, tokenizer: bool = True) -> str:
         """`definition` fields, then reference counts, tokenizer and version."""
