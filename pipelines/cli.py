@@ -1,0 +1,325 @@
+"""The `fcr` command: parse, one call, say where the result is. The only place that exits.
+
+Nothing heavy is imported here, so that `fcr --help` answers at once; each command imports its own
+function when it is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import caption
+import pipelines
+import recsys
+
+if TYPE_CHECKING:
+    from pipelines.run import Run
+
+MODELS = [
+    "random",
+    "mostpop",
+    "userknn",
+    "itemknn",
+    "tfidf",
+    "sbert",
+    "resnet",
+    "resbert",
+    "clip",
+    "all",
+]
+TEXTS = ["original", "caption", "fill", "both"]
+
+
+class _Group(click.Group):
+    """Turns every mistake of the user's into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (caption.InputError, recsys.InputError, pipelines.InputError) as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted: the same command goes on from here", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            # The reader of our output has gone (`fcr ... | head`): nothing left to say, and the
+            # interpreter must not complain when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(
+                    f"no space left on the disk while writing {error.filename or 'a file'}: free "
+                    "some, then give the same command again; it goes on from here"
+                )
+            if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+                _fail(f"{error.filename or 'a file'} can't be written: {error.strerror}")
+            raise
+
+
+def _fail(message: str) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(2)
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options every command has."""
+    for option in (
+        click.option(
+            "--runs",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path("runs"),
+            show_default=True,
+            help="Folder of all runs.",
+        ),
+        click.option(
+            "--run",
+            metavar="NAME",
+            help="Run to work in [default: the data folder's name, or demo].",
+        ),
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="Articles, purchases and photos in Kaggle's H&M layout [default: the "
+            "run's, or the embedded demo].",
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="A.B=VALUE",
+            help="Change one setting; repeatable. `fcr config` lists them.",
+        ),
+        click.option("--config", metavar="FILE", help="YAML file, or the name of a preset."),
+    ):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def _run(options: dict[str, Any]) -> Iterator[Run]:
+    from pipelines.run import open_run
+
+    with open_run(**options, say=click.echo) as run:
+        yield run
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fcr")
+def main() -> None:
+    """Write item descriptions from photos, and measure what they are worth to recommendation.
+
+    Every command runs without arguments on an embedded demo; start with `fcr demo`.
+    """
+
+
+@main.command()
+@_common
+@click.option(
+    "--rebuild-models",
+    "rebuild",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Train the four shipped demo models from nothing into DIR, and stop.",
+)
+def demo(rebuild: Path | None, **options: Any) -> None:
+    """The whole way on the embedded catalogue: captions, scores, recommendations, report."""
+    if rebuild is not None:
+        from pipelines.pretrain import rebuild as rebuild_models
+
+        rebuild_models(rebuild, progress=None)
+        click.echo(f"wrote the demo models to {rebuild}")
+        return
+    from pipelines.demo import demo as command
+
+    with _run(options) as run:
+        path = command(run)
+    _done(path, "open it in a browser; then `fcr recommend --help`, or your own --data DIR")
+
+
+@main.command("train-captioner")
+@_common
+def train_captioner(**options: Any) -> None:
+    """Fine-tune a captioner on the articles that have a description and a photo."""
+    from pipelines.train_captioner import train_captioner as command
+
+    with _run(options) as run:
+        path = command(run)
+        name = run.folder.name
+    _done(path, f"fcr caption-items --run {name}")
+
+
+@main.command("caption-items")
+@_common
+@click.option(
+    "--captioner",
+    metavar="NAME",
+    help="`fine-tuned`, `pretrained`, a checkpoint's name "
+    "or folder [default: fine-tuned where the run has it].",
+)
+def caption_items(captioner: str | None, **options: Any) -> None:
+    """Write a description for every article that has a photo; resumes after an interruption."""
+    from pipelines.caption_items import caption_items as command
+
+    with _run(options) as run:
+        path = command(run, captioner=captioner)
+        name = run.folder.name
+    _done(path, f"fcr score-captions --run {name}")
+
+
+@main.command("score-captions")
+@_common
+@click.option(
+    "--hypotheses",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Score any captions: COCO results JSON, or CSV/Parquet with id and text.",
+)
+@click.option(
+    "--references",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --hypotheses: COCO annotations JSON, or CSV/Parquet with id and text.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --hypotheses: where scores.json and caption_scores.parquet go.",
+)
+@click.option("--metrics", metavar="A,B", help="Metrics to compute [default: the configuration's].")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --hypotheses: folder of photos named by id, for CLIPScore.",
+)
+def score_captions(
+    hypotheses: Path | None,
+    references: Path | None,
+    out: Path | None,
+    metrics: str | None,
+    images: Path | None,
+    **options: Any,
+) -> None:
+    """Score captions against references, and audit them against the articles' own fields."""
+    names = tuple(part.strip() for part in metrics.split(",")) if metrics else None
+    if hypotheses is not None or references is not None:
+        if hypotheses is None or references is None:
+            raise pipelines.InputError(
+                "--hypotheses and --references go together: give both files, or neither to score "
+                "the run's own captions"
+            )
+        from pipelines.score_captions import score_files
+
+        path = score_files(
+            hypotheses,
+            references,
+            out=out or Path("scores"),
+            metrics=names,
+            images=images,
+            say=click.echo,
+        )
+        click.echo(f"wrote {path}")
+        return
+    from pipelines.score_captions import score_captions as command
+
+    with _run(options) as run:
+        path = command(run, metrics=names)
+        name = run.folder.name
+    _done(path, f"fcr recommend --run {name}")
+
+
+@main.command()
+@_common
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(MODELS),
+    help="Row of the table; repeatable [default: all].",
+)
+@click.option(
+    "--text",
+    "text",
+    multiple=True,
+    type=click.Choice(TEXTS),
+    help="Text an article has: the human one, the machine's, the machine's where the "
+    "human one is missing, or both; repeatable [default: fill].",
+)
+@click.option(
+    "--exclude-seen/--keep-seen",
+    default=None,
+    help="Leave out what a customer bought before [default: keep].",
+)
+def recommend(
+    models: tuple[str, ...], text: tuple[str, ...], exclude_seen: bool | None, **options: Any
+) -> None:
+    """Benchmark recommenders on the purchases: NDCG and MAP with intervals."""
+    from pipelines.recommend import recommend as command
+
+    with _run(options) as run:
+        path = command(run, models=models, text=text, exclude_seen=exclude_seen)
+        name = run.folder.name
+    _done(path, f"fcr report --run {name}")
+
+
+@main.command()
+@_common
+def report(**options: Any) -> None:
+    """Draw everything the run holds as one HTML file, with tables as CSV and Markdown."""
+    from pipelines.report import report as command
+
+    with _run(options) as run:
+        path = command(run)
+    _done(path, "open it in a browser")
+
+
+@main.command()
+@_common
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def doctor(as_json: bool, **options: Any) -> None:
+    """What is installed, what is missing, what that costs and how to get it."""
+    from pipelines.doctor import examine, to_json, to_table
+
+    run, data = options["run"], options["data"]
+    checks = examine(data=data, run=options["runs"] / run if run else options["runs"])
+    if as_json:
+        click.echo(to_json(checks))
+        return
+    from rich.console import Console
+
+    Console().print(to_table(checks))
+
+
+@main.command()
+@click.option("--config", metavar="FILE", help="YAML file, or the name of a preset.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Change one setting.")
+def config(config: str | None, overrides: tuple[str, ...]) -> None:
+    """List every setting: its path, its value here and its meaning."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipelines.config import describe, load_config
+
+    settings = load_config(config, overrides)
+    table = Table("setting", "value", "meaning")
+    for path, _, meaning in describe():
+        value: Any = settings
+        for part in path.split("."):
+            value = getattr(value, part)
+        table.add_row(path, repr(value), meaning)
+    Console().print(table)
+
+
+def _done(path: Path, following: str) -> None:
+    click.echo(f"wrote {path}\nnext: {following}")

@@ -1,0 +1,345 @@
+"""Configuration: frozen dataclasses, strict YAML over them, `a.b=value` overrides over that.
+
+The defaults below are the demo's. A YAML preset names only what it changes; an unknown key or a
+wrong type is refused with its full path and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines import InputError
+
+TextSetting = Literal["original", "caption", "fill", "both"]
+Row = Literal[
+    "random", "mostpop", "userknn", "itemknn", "tfidf", "sbert", "resnet", "resbert", "clip"
+]
+ROWS: tuple[Row, ...] = typing.get_args(Row)
+TEXT_SETTINGS: tuple[TextSetting, ...] = typing.get_args(TextSetting)
+Adaptation = Literal["full", "decoder", "decoder+encoder-last-n", "lora", "rslora"]
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The drawn catalogue."""
+
+    articles: int = 2000
+    """Number of articles drawn."""
+    customers: int = 2000
+    """Number of customers drawn."""
+    purchases: int = 60_000
+    """Number of purchase rows drawn, over two years."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How tables are read."""
+
+    drop_bad_rows: bool = False
+    """Drop (and count) purchases whose date can't be read instead of refusing the file."""
+
+
+@dataclass(frozen=True)
+class CaptionSplitConfig:
+    """Described articles for training and for the test of captions.
+
+    Parts are whole connected components over product_code and normalised description, so neither
+    stands on two sides.
+    """
+
+    train: int = -1
+    """Articles to train on; -1 takes all that are left."""
+    validation: int = 150
+    """Articles whose loss chooses the checkpoint."""
+    test: int = 300
+    """Articles kept from training, on which captions are scored."""
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """What is fine-tuned."""
+
+    checkpoint: str = "demo"
+    """`demo` (shipped), `blip-base`, `blip-large`, or a local folder."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Maximum-likelihood fine-tuning."""
+
+    adaptation: Adaptation = "lora"
+    """Which weights learn."""
+    lora_rank: int = 16
+    """Rank of the LoRA matrices."""
+    lora_alpha: int = 32
+    """LoRA scale: the update is multiplied by alpha / rank (rsLoRA: alpha / sqrt(rank))."""
+    lora_dropout: float = 0.05
+    """Dropout on the LoRA path."""
+    targets: Literal["attention-qv", "attention", "attention+mlp"] = "attention+mlp"
+    """Which projections of the decoder LoRA adapts."""
+    encoder_layers: int = 0
+    """How many of the image encoder's last layers learn too; 0 freezes and caches the encoder."""
+    steps: int = 600
+    """Optimiser steps: the budget, whatever the machine."""
+    batch_size: int = 32
+    """Photos a step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """AdamW weight decay."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises; a cosine to zero follows."""
+    max_tokens: int = 60
+    """Captions longer than this are cut (and counted)."""
+    evaluate_every: int = 100
+    """Steps between validations; the best checkpoint is kept."""
+    extend_vocabulary: int = 0
+    """Most frequent words of the training text to add as whole tokens (full or decoder only)."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Writing captions."""
+
+    beams: int = 1
+    """1 is greedy."""
+    max_new_tokens: int = 60
+    """Longest caption, in tokens."""
+    batch_size: int = 64
+    """Photos a batch."""
+    shard_size: int = 256
+    """Photos between two points from which a killed run resumes."""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Scoring and auditing captions."""
+
+    metrics: tuple[str, ...] = ("bleu", "rouge-l", "cider-d", "meteor")
+    """Caption metrics; one that can't run here is reported as unavailable with its reason."""
+    baselines: tuple[Literal["most-frequent", "copy-nearest", "consensus"], ...] = (
+        "most-frequent",
+        "copy-nearest",
+        "consensus",
+    )
+    """Captioners without a language model that stand in the same table."""
+    neighbours: int = 20
+    """Nearest training photos among which consensus chooses."""
+    examples: int = 2000
+    """Resamples of the bootstrap behind every interval."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Checkpoints of the encoders: `demo` (shipped), a name on the hub, or a local folder."""
+
+    sbert: str = "demo"
+    """Sentence encoder (hub: sentence-transformers/all-MiniLM-L6-v2)."""
+    clip: str = "demo"
+    """CLIP (hub: openai/clip-vit-base-patch32)."""
+    resnet: str = "demo"
+    """ResNet (hub: microsoft/resnet-50)."""
+    batch_size: int = 64
+    """Texts or photos a batch."""
+
+
+@dataclass(frozen=True)
+class RecommendConfig:
+    """The recommendation benchmark."""
+
+    models: tuple[Row, ...] = ROWS
+    """Rows of the table."""
+    text: tuple[TextSetting, ...] = ("fill",)
+    """Which text an article has; rows that read no text run once."""
+    k: tuple[int, ...] = (5, 12)
+    """Cut-offs of NDCG and MAP."""
+    test_days: int = 28
+    """The last days of purchases are the test; everything before is training."""
+    exclude_seen: bool = False
+    """Leave out what a customer bought before (people re-buy clothes, so the default keeps it)."""
+    userknn_neighbours: int = 10
+    """Neighbours of UserKNN."""
+    itemknn_neighbours: int = 20
+    """Neighbours of ItemKNN."""
+    list_length: int = 12
+    """Length of the written lists; at least the largest k."""
+    bootstrap: int = 1000
+    """Resamples of users behind every interval."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The report."""
+
+    gallery: int = 24
+    """Photos in the gallery."""
+    customers: int = 4
+    """Customers shown with their lists."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run can be told."""
+
+    seed: int = 0
+    """Seed of every random choice."""
+    demo: DemoConfig = field(default_factory=DemoConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    captions: CaptionSplitConfig = field(default_factory=CaptionSplitConfig)
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    encoders: EncoderConfig = field(default_factory=EncoderConfig)
+    recommend: RecommendConfig = field(default_factory=RecommendConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The defaults, changed by a YAML file, changed by `a.b=value` overrides.
+
+    Args:
+        file: a YAML file, or the name of a preset that comes with fcr (`hm-small`).
+        overrides: `section.key=value`; the value is read as YAML.
+
+    Raises:
+        InputError: file missing or not YAML, unknown key, wrong type.
+    """
+    changes: dict[str, Any] = {}
+    where = "--set"
+    if file is not None:
+        path = _find(file)
+        where = str(path)
+        changes = _read(path)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {override!r} is not of the form section.key=value")
+        _put(changes, key.strip().split("."), _parse(text, f"--set {key}"))
+    return from_mapping(changes, where)
+
+
+def from_mapping(changes: Mapping[str, Any], where: str = "configuration") -> Config:
+    """A Config from nested mappings that name only what differs from the defaults.
+
+    Raises:
+        InputError: unknown key or wrong type, with its full path.
+    """
+    import pydantic
+
+    _check_keys(Config, changes, (), where)
+    try:
+        return pydantic.TypeAdapter(Config).validate_python(dict(changes))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        # A literal that matched nothing in a union adds its member to the path: keep real keys.
+        path = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{where}: {path} is {first['input']!r}: {first['msg'].lower()}. "
+            f"`fcr config` prints every key with its default"
+        ) from error
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Every key as (full path, default, what it means), read from the dataclasses' docstrings."""
+    return list(_describe(Config, ()))
+
+
+def _find(file: Path | str) -> Path:
+    from pipelines.workspace import packaged
+
+    path = Path(file)
+    if path.is_file():
+        return path
+    presets = packaged("configs")
+    preset = presets / f"{path.name.removesuffix('.yaml')}.yaml"
+    if path.parent == Path() and preset.is_file():
+        return preset
+    names = sorted(p.stem for p in presets.glob("*.yaml"))
+    raise InputError(
+        f"config {file} does not exist: give a YAML file or one of the presets "
+        f"{', '.join(names) or '(none)'}"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    changes = _parse(path.read_text(encoding="utf-8"), str(path))
+    if changes is None:
+        return {}
+    if not isinstance(changes, dict):
+        raise InputError(f"{path}: expected `section:` lines with keys below, got {changes!r:.60}")
+    return changes
+
+
+def _parse(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _put(changes: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        below = changes.get(key)
+        if not isinstance(below, dict):
+            below = changes[key] = {}
+        changes = below
+    changes[keys[-1]] = value
+
+
+def _check_keys(kind: type, changes: Mapping[str, Any], path: tuple[str, ...], where: str) -> None:
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    for key, value in changes.items():
+        full = ".".join((*path, str(key)))
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            elsewhere = [p for p, _, _ in describe() if p.split(".")[-1] == key]
+            hint = near[0] if near else (elsewhere[0] if elsewhere else None)
+            if hint and hint in names:
+                hint = ".".join((*path, hint))
+            raise InputError(
+                f"{where}: unknown key {full!r}"
+                + (f"; did you mean {hint!r}?" if hint else f"; valid keys: {', '.join(names)}")
+            )
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: {full} is {value!r}: expected keys below it")
+            _check_keys(typing.cast(type, hints[key]), value, (*path, str(key)), where)
+
+
+def _describe(kind: type, path: tuple[str, ...]) -> typing.Iterator[tuple[str, str, str]]:
+    import ast
+    import inspect
+    import textwrap
+
+    hints = typing.get_type_hints(kind)
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    meaning = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        ):
+            meaning[before.target.id] = " ".join(str(after.value.value).split())
+    for entry in dataclasses.fields(kind):
+        hint = hints[entry.name]
+        if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
+            yield from _describe(typing.cast(type, hint), (*path, entry.name))
+            continue
+        default = entry.default
+        yield ".".join((*path, entry.name)), repr(default), meaning.get(entry.name, "")

@@ -1,0 +1,64 @@
+"""The demo: a drawn catalogue in H&M's layout, and every stage over it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from pipelines.run import Run
+from pipelines.workspace import version
+
+TEXTS = ("original", "fill")
+
+
+def draw_demo(run: Run) -> Path:
+    """Draw the catalogue, its customers and purchases into the run, unless they are there.
+
+    Returns:
+        the data folder, in Kaggle's layout; about 2,000 photos and 60,000 purchases.
+    """
+    from pipelines.drawing import write_catalogue
+    from pipelines.purchases import write_purchases
+
+    demo, seed = run.config.demo, run.config.seed
+    inputs = {"generator": version()}
+    with run.workspace.stage(
+        "catalogue", config=asdict(demo), inputs=inputs, seed=seed, say=lambda _: None
+    ) as stage:
+        if stage.reused:
+            return stage.folder
+        run.say(f"drawing {demo.articles:,} articles and {demo.purchases:,} purchases")
+        with run.progress("Drawing photos") as progress:
+            drawn = write_catalogue(
+                stage.folder, demo.articles, seed, workers=os.cpu_count() or 1, progress=progress
+            )
+        with run.progress("Drawing purchases") as progress:
+            write_purchases(
+                stage.folder,
+                drawn.traits,
+                n_customers=demo.customers,
+                n_purchases=demo.purchases,
+                seed=seed,
+                progress=progress,
+            )
+    return stage.folder
+
+
+def demo(run: Run) -> Path:
+    """The whole way of the data: fine-tune, caption, score, audit, recommend, report.
+
+    Returns:
+        path of the HTML report.
+    """
+    from pipelines.caption_items import caption_items
+    from pipelines.recommend import recommend
+    from pipelines.report import report
+    from pipelines.score_captions import score_captions
+    from pipelines.train_captioner import train_captioner
+
+    train_captioner(run)
+    caption_items(run)
+    score_captions(run)
+    recommend(run, text=TEXTS)
+    return report(run)

@@ -1,0 +1,141 @@
+"""What every command starts from: a locked run directory, a configuration, a data folder.
+
+from pipelines.run import open_run
+from pipelines.recommend import recommend
+
+with open_run(run="mine", data="hm-folder", config="hm-small") as run:
+    print(recommend(run, models=("clip", "itemknn")))
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipelines import InputError
+from pipelines.catalog import Catalog, read_catalog
+from pipelines.config import Config, load_config
+from pipelines.workspace import Workspace, packaged, read_json, write_json
+
+DEMO = "demo"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run: hold it only inside `open_run`."""
+
+    workspace: Workspace
+    config: Config
+    data: Path
+    """Folder in Kaggle's H&M layout."""
+    is_demo: bool
+    """The data is the drawn catalogue."""
+    say: Callable[[str], None]
+    """Receives lines for the user."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory."""
+        return self.workspace.folder
+
+    def with_config(self, config: Config) -> Run:
+        """The same run under another configuration."""
+        return replace(self, config=config)
+
+    def catalog(self, *, purchases: bool = True) -> Catalog:
+        """Read the tables and say every finding."""
+        catalog = read_catalog(
+            self.data, purchases=purchases, drop_bad_rows=self.config.data.drop_bad_rows
+        )
+        for finding in catalog.findings:
+            self.say(f"note: {finding}")
+        return catalog
+
+    @contextlib.contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """A live progress bar on standard error; yields `(done, total) -> None`."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def open_run(
+    *,
+    run: str | None = None,
+    data: Path | str | None = None,
+    config: Config | Path | str | None = None,
+    overrides: Sequence[str] = (),
+    runs: Path | str = Path("runs"),
+    say: Callable[[str], None] = print,
+) -> Iterator[Run]:
+    """Open (or create) a run and hold it for this process.
+
+    Args:
+        run: its name; default: the data folder's name, or `demo`.
+        data: a folder in Kaggle's H&M layout; default: the one the run was first given, or the
+            embedded catalogue, which is drawn into the run when it isn't there.
+        config: a Config, a YAML file or a preset's name; default: the defaults.
+        overrides: `section.key=value` over it.
+        runs: folder that holds all runs.
+        say: receives lines for the user.
+
+    Raises:
+        InputError: bad name, configuration or data, or another process holds the run.
+    """
+    settings = config if isinstance(config, Config) else load_config(config, overrides)
+    if data is not None and not Path(data).is_dir():
+        # Refuse before anything is created, so that a typing mistake leaves no empty run behind.
+        read_catalog(Path(data), purchases=False)
+    name = run or (Path(data).resolve().name if data is not None else DEMO)
+    workspace = Workspace.open(name, Path(runs))
+    with workspace.lock():
+        record = workspace.folder / "run.json"
+        known = (read_json(record) or {}).get("data")
+        if data is not None:
+            folder = Path(data).resolve()
+            if known is not None and Path(known) != folder:
+                say(f"run {name}: data was {known}, is now {folder}; what depends on it is redone")
+            write_json(record, {"data": str(folder)})
+        elif known is not None:
+            folder = Path(known)
+            if not folder.is_dir():
+                raise InputError(
+                    f"run {name} was made from {folder}, which is gone: give its new place with "
+                    "--data DIR"
+                )
+        else:
+            folder = workspace.folder / "catalogue"
+        is_demo = folder == workspace.folder / "catalogue"
+        opened = Run(workspace, settings, folder, is_demo, say)
+        if is_demo:
+            from pipelines.demo import draw_demo
+
+            draw_demo(opened)
+        yield opened
+
+
+def checkpoint(name: str, kind: str) -> str:
+    """`demo` -> folder of the shipped model of this kind; any other name as it is."""
+    return str(packaged("data", "demo", kind)) if name == DEMO else name
