@@ -17,8 +17,8 @@ deviation in units of utility; the choice noise has 1.28.
 | mood | the day's deviation from the customer's usual taste; shared by the basket | nothing |
 | product loyalty | another colour of a product bought before | purchases and product_code |
 
-Tastes over the trait levels are half shared (a few latent factors of the customer, one of which
-goes with age) and half the customer's own, so neighbours are informative but not sufficient. No
+Tastes over the trait levels are partly shared (a few latent factors of the customer, one of which
+goes with age) and partly the customer's own, so neighbours are informative but not sufficient. No
 part decides alone, and **nothing here knows about recommenders**: which of them does well is for
 the benchmark to find out. Apart from choices of utility, `repeat_share` of the lines buy again
 what the customer bought on an earlier day, and exact duplicate rows are quantities, as in H&M.
@@ -28,19 +28,18 @@ copies, a further 4 % re-buy on a later day, baskets hold 3.6 rows (median 2), h
 quartiles near 3, 9 and 26 when there are 23 rows a customer, and 71 % of the rows are online.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from pipelines import InputError
+from pipelines.workspace import atomic_file
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -63,6 +62,7 @@ PEAK_DAY = {"spring": 105, "summer": 190, "autumn": 285, "fall": 285, "winter": 
 HM_ARTICLES, HM_CUSTOMERS, HM_PURCHASES, HM_DAYS = 105_542, 1_371_980, 31_788_324, 734
 PRICE_UNIT = 590.0
 """H&M's published prices are the shop price divided by this."""
+SEGMENT_SIZE = 1600
 LAST_DAY = date(2020, 9, 22)
 TRANSACTION_COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
 
@@ -71,36 +71,36 @@ TRANSACTION_COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_cha
 class PurchaseModel:
     """How customers choose; see the module docstring for what each part depends on."""
 
-    visible_weight: float = 1.0
+    visible_weight: float = 1.8
     """Standard deviation of the taste for what a photo shows."""
-    invisible_weight: float = 1.0
+    invisible_weight: float = 1.8
     """Standard deviation of the taste for fabric, fit, occasion, season and style."""
-    hidden_weight: float = 0.8
+    hidden_weight: float = 1.5
     """Standard deviation of the taste that neither photo nor text carries."""
     hidden_dim: int = 4
     """Length of the products' latent vectors."""
     taste_factors: int = 6
     """Latent factors of a customer that tastes for trait levels share."""
-    shared_taste: float = 0.5
+    shared_taste: float = 0.7
     """Share of the taste variance explained by those factors; the rest is the customer's own."""
-    popularity_weight: float = 0.9
+    popularity_weight: float = 0.8
     """Standard deviation of the articles' common appeal."""
     quality_share: float = 0.5
     """Share of the appeal's variance that `quality` explains; the rest is chance."""
     price_weight: float = 0.4
     """Utility lost per standard deviation of log price by the average customer, and the
     standard deviation of this loss between customers."""
-    season_weight: float = 0.8
+    season_weight: float = 0.5
     """Utility gained at the peak of the article's season (and lost half a year away)."""
-    trend_weight: float = 0.5
+    trend_weight: float = 0.4
     """Standard deviation over time of the appeal of a colour, pattern or style."""
-    newness_weight: float = 1.2
+    newness_weight: float = 0.6
     """Utility gained on the day of arrival."""
     newness_days: float = 30.0
     """Days until the gain of newness has fallen to 1/e."""
-    fade_days: float = 180.0
+    fade_days: float = 500.0
     """Median over articles of the days that cost one unit of utility; log-normal, sigma 0.8."""
-    mood_weight: float = 0.5
+    mood_weight: float = 0.4
     """Standard deviation of a day's mood, relative to the usual taste for a trait level."""
     loyalty: float = 1.0
     """Utility gained by other colours of a product the customer has bought."""
@@ -112,11 +112,11 @@ class PurchaseModel:
     """Mean number of different articles bought by a customer in a day."""
     basket_sigma: float = 0.95
     """Sigma of the log-normal basket size."""
-    activity_sigma: float = 1.3
+    activity_sigma: float = 1.2
     """Sigma of the log-normal number of shopping days a customer has per time."""
-    founding_share: float = 0.5
+    founding_share: float = 0.7
     """Share of customers already there on the first day; the others come evenly over time."""
-    lifetime_days: float = 600.0
+    lifetime_days: float = 1000.0
     """Mean days that a customer stays (exponential)."""
     never_share: float = 0.007
     """Share of customers of `customers.csv` who never buy."""
@@ -244,7 +244,7 @@ def write_purchases(
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "customers.csv", folder / "transactions_train.csv"
     for path, frame in zip(paths, (customers, purchases), strict=True):
-        with _replacing(path) as file:
+        with atomic_file(path) as file:
             frame.write_csv(file)
     return paths
 
@@ -263,7 +263,7 @@ def draw_scaled(
     days. Shopping days, baskets, quantities, repeats and the coming and going of customers are
     those of `draw_purchases`; the choice of article is simpler, because 31 million choices among
     105,542 articles do not pay for utilities: popularity is log-normal within an article's time on
-    sale, and half of the choices stay in the customer's own one of 64 segments. Scores of
+    sale, and half of the choices stay in the customer's own segment of 1,600 articles. Scores of
     recommenders on it mean nothing.
 
     Writes `articles.csv` (25 columns), `customers.csv`, `transactions_train.csv` (sorted by t_dat)
@@ -283,10 +283,10 @@ def draw_scaled(
     paths = {name: folder / name for name in names}
 
     articles, price, begin, end = _scaled_articles(item_rng, n_articles)
-    with _replacing(paths["articles.csv"]) as file:
+    with atomic_file(paths["articles.csv"]) as file:
         articles.write_csv(file)
     customers = _customers(table_rng, n_customers, table_rng.standard_normal(n_customers))
-    with _replacing(paths["customers.csv"]) as file:
+    with atomic_file(paths["customers.csv"]) as file:
         customers.write_csv(file)
 
     plan = _plan(plan_rng, model, n_customers, n_purchases, HM_DAYS, 0)
@@ -299,7 +299,7 @@ def draw_scaled(
     days = pl.Series([str(first_day + timedelta(days=d)) for d in range(HM_DAYS)])
     order = np.argsort(line_day, kind="stable")
     done = 0
-    with _replacing(paths["transactions_train.csv"]) as file:
+    with atomic_file(paths["transactions_train.csv"]) as file:
         for at in range(0, len(order), 1 << 20):
             lines = order[at : at + (1 << 20)]
             bought = article[lines]
@@ -572,9 +572,9 @@ def _choose_scaled(
     rng: np.random.Generator, line_day: Array, line_customer: Array, begin: Array, end: Array
 ) -> Array:
     """The article (int32) of every line: popularity while on sale, half within a segment."""
-    n_segments = min(64, len(begin))
+    n_segments = max(1, len(begin) // SEGMENT_SIZE)
     segment = rng.permutation(np.arange(len(begin)) % n_segments)
-    appeal = rng.lognormal(0.0, 1.5, len(begin))
+    appeal = rng.lognormal(0.0, 1.25, len(begin))
     by_segment = np.argsort(segment, kind="stable")
     bound = np.searchsorted(segment[by_segment], np.arange(n_segments + 1))
     article = np.empty(len(line_day), np.int32)
@@ -706,18 +706,6 @@ def _scaled_articles(rng: np.random.Generator, n: int) -> tuple[pl.DataFrame, Ar
         }
     )
     return frame, price / PRICE_UNIT, begin, end
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes `path`'s place when the block ends well and vanishes when it does not."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check(traits: pl.DataFrame, *, n_customers: int, n_purchases: int, n_days: int) -> None:
