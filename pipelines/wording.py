@@ -1,8 +1,8 @@
 """The words of the drawn catalogue: H&M's category names, descriptions and web-style captions.
 
-`describe` writes in the manner of a shop (short clauses, fabric first, details a photo cannot show);
-`web_caption` writes alt text. Phrasing is drawn, not fixed: the same garment has thousands of
-descriptions, so a captioner trained on them is scored against wording it cannot foresee.
+`describe` writes in the manner of a shop (short clauses, fabric first, details a photo cannot
+show); `web_caption` writes alt text. Phrasing is drawn, not fixed: the same garment has thousands
+of descriptions, so a captioner trained on them is scored against wording it cannot foresee.
 """
 
 from __future__ import annotations
@@ -485,7 +485,7 @@ def describe(
 
 
 def web_caption(trait_row: Mapping[str, object], rng: np.random.Generator) -> str:
-    """Alt text of a stock-photo site: colour and type, rarely a detail, lower case, no shop terms."""
+    """Alt text as on the web: colour and type, rarely a detail, lower case, no shop terms."""
     row = {key: str(value) for key, value in trait_row.items()}
     garment = GARMENTS[row["garment_type"]]
     noun = pick(rng, garment.alt)
@@ -606,7 +606,7 @@ def _cloth(row: Mapping[str, str], rng: np.random.Generator, quality: float, col
     if not words and rng.random() < 0.15:
         return ""
     if row["pattern"] == "denim":
-        return " ".join([w for w in words if w != "airy"] + [pick(rng, ("denim", "cotton denim"))])
+        return " ".join([*dict.fromkeys(words), pick(rng, ("denim", "cotton denim"))])
     fabric = row["fabric"]
     return " ".join([*[w for w in words if w not in fabric.split()], fabric])
 
