@@ -1,0 +1,553 @@
+"""Numba kernels over purchases; nothing else in the project loops over them.
+
+Every kernel works on a range of rows, releases the GIL and owns its output rows, so `run_blocks`
+spreads it over plain threads: one compilation per kernel (no `parallel=True` transform), no
+threading layer, and the same result whatever the number of threads. Array types are fixed:
+`indptr` int64, indices int32, weights float32. Compiled code is cached beside the package, in the
+user's cache folder where the package is read-only, or in a private temporary folder.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+BLOCK_ROWS = 65_536  # rows of one block of the inverted index: local ids fit in uint16
+SCAN = 256  # counters whose maximum is taken at once
+
+
+def _cache_folder() -> str | None:
+    """A temporary folder only this user can write to (numba's cache is executable content)."""
+    folder = Path(tempfile.gettempdir()) / f"fcr-numba-{os.getuid() if os.name == 'posix' else 0}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        info = folder.lstat()
+    except OSError:
+        return None
+    private = os.name != "posix" or (
+        info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
+    return str(folder) if private and stat.S_ISDIR(info.st_mode) else None
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
+    try:
+        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither the package nor the user's cache folder is writable
+        numba.config.CACHE_DIR = _cache_folder() or ""
+        cached = bool(numba.config.CACHE_DIR)
+        return numba.njit(cache=cached, **options)(function)  # type: ignore[no-any-return]
+
+
+def thread_count() -> int:
+    """Threads to use: NUMBA_NUM_THREADS, else OMP_NUM_THREADS, else the cores of this process."""
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def run_blocks(
+    n: int,
+    block: int,
+    work: Callable[[int, int], Any],
+    *,
+    done: Callable[[int], None] | None = None,
+) -> None:
+    """Call `work(start, stop)` for consecutive ranges of `range(n)`, on `thread_count()` threads.
+
+    `done(rows)` is told how many rows each finished range held. An exception of `work` is raised
+    here after the running ranges have ended.
+    """
+    ranges = [(start, min(start + block, n)) for start in range(0, n, block)]
+    threads = min(thread_count(), len(ranges))
+    if threads <= 1:
+        for start, stop in ranges:
+            work(start, stop)
+            if done:
+                done(stop - start)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [(pool.submit(work, start, stop), stop - start) for start, stop in ranges]
+        try:
+            for future, rows in futures:
+                future.result()
+                if done:
+                    done(rows)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def block_of(n: int, most: int) -> int:
+    """Rows of one task: enough tasks to keep every thread busy to the end, at most `most` rows."""
+    return max(1, min(most, -(-n // (8 * thread_count()))))
+
+
+# ---------------------------------------------------------------- events to CSR
+
+
+@_jit
+def count_rows(rows, ptr):  # type: ignore[no-untyped-def]
+    """ptr (n_rows + 1,) int64 of zeros becomes the row pointer of `rows` (n,) int32."""
+    for p in range(rows.size):
+        ptr[rows[p] + 1] += 1
+    for r in range(ptr.size - 1):
+        ptr[r + 1] += ptr[r]
+
+
+@_jit
+def scatter_events(rows, items, times, cursor, keys):  # type: ignore[no-untyped-def]
+    """keys[cursor[row]++] = item << 32 | time: events grouped by row, in order of appearance."""
+    for p in range(rows.size):
+        at = cursor[rows[p]]
+        cursor[rows[p]] = at + 1
+        keys[at] = (np.uint64(items[p]) << np.uint64(32)) | np.uint64(times[p])
+
+
+@_jit
+def sort_rows(ptr, keys, start, stop):  # type: ignore[no-untyped-def]
+    """Sort keys uint64 inside each row: insertion for short rows, heap sort for long ones."""
+    for r in range(start, stop):
+        lo, hi = ptr[r], ptr[r + 1]
+        n = hi - lo
+        if n <= 48:
+            for p in range(lo + 1, hi):
+                key = keys[p]
+                q = p
+                while q > lo and keys[q - 1] > key:
+                    keys[q] = keys[q - 1]
+                    q -= 1
+                keys[q] = key
+            continue
+        heap = keys[lo:hi]
+        for step in range(n // 2 + n - 1):
+            if step < n // 2:
+                root, size = n // 2 - 1 - step, n
+            else:
+                size = n - 1 - (step - n // 2)
+                heap[0], heap[size] = heap[size], heap[0]
+                root = 0
+            while True:
+                child = 2 * root + 1
+                if child >= size:
+                    break
+                if child + 1 < size and heap[child + 1] > heap[child]:
+                    child += 1
+                if heap[root] >= heap[child]:
+                    break
+                heap[root], heap[child] = heap[child], heap[root]
+                root = child
+
+
+@_jit
+def unpack_events(keys, items, times, start, stop):  # type: ignore[no-untyped-def]
+    for p in range(start, stop):
+        items[p] = np.int32(keys[p] >> np.uint64(32))
+        times[p] = np.uint32(keys[p] & np.uint64(0xFFFFFFFF))
+
+
+@_jit
+def count_pairs(ptr, items, indptr):  # type: ignore[no-untyped-def]
+    """indptr (n_rows + 1,): distinct items of each row, summed up; items sorted inside rows."""
+    indptr[0] = 0
+    for r in range(ptr.size - 1):
+        n = 0
+        last = np.int32(-1)
+        for p in range(ptr[r], ptr[r + 1]):
+            if items[p] != last:
+                n += 1
+                last = items[p]
+        indptr[r + 1] = indptr[r] + n
+
+
+@_jit
+def fill_pairs(ptr, items, values, indptr, indices, counts, start, stop):  # type: ignore[no-untyped-def]
+    """Distinct items of each row and the sum of their values (1 each where `values` is empty)."""
+    for r in range(start, stop):
+        at = indptr[r] - 1
+        last = np.int32(-1)
+        for p in range(ptr[r], ptr[r + 1]):
+            if items[p] != last:
+                at += 1
+                last = items[p]
+                indices[at] = last
+                counts[at] = 0.0
+            counts[at] += values[p] if values.size else np.float32(1.0)
+
+
+@_jit
+def transpose(indptr, indices, values, t_cursor, t_indices, t_values):  # type: ignore[no-untyped-def]
+    """CSR to CSC; t_cursor (n_cols,) int64 = start of each column, consumed. Rows stay sorted."""
+    for r in range(indptr.size - 1):
+        for p in range(indptr[r], indptr[r + 1]):
+            at = t_cursor[indices[p]]
+            t_cursor[indices[p]] = at + 1
+            t_indices[at] = r
+            if values.size:
+                t_values[at] = values[p]
+
+
+# ---------------------------------------------------------------- top-k selection
+
+
+@_jit
+def _push(scores, ids, size, k, score, item):  # type: ignore[no-untyped-def]
+    """Offer (score, item) to a heap of the k best; its root is the worst. Returns the new size.
+
+    Better: higher score, then lower id.
+    """
+    if size < k:
+        at = size
+        size += 1
+        while at > 0:
+            up = (at - 1) >> 1
+            if scores[up] < score or (scores[up] == score and ids[up] > item):
+                break
+            scores[at], ids[at] = scores[up], ids[up]
+            at = up
+        scores[at], ids[at] = score, item
+        return size
+    if score < scores[0] or (score == scores[0] and item > ids[0]):
+        return size
+    _sink(scores, ids, 0, size, score, item)
+    return size
+
+
+@_jit
+def _sink(scores, ids, at, size, score, item):  # type: ignore[no-untyped-def]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and (
+            scores[right] < scores[child]
+            or (scores[right] == scores[child] and ids[right] > ids[child])
+        ):
+            child = right
+        if score < scores[child] or (score == scores[child] and item > ids[child]):
+            break
+        scores[at], ids[at] = scores[child], ids[child]
+        at = child
+    scores[at], ids[at] = score, item
+
+
+@_jit
+def _sort_heap(scores, ids, size):  # type: ignore[no-untyped-def]
+    """Turn the heap into a list, best first."""
+    while size > 1:
+        size -= 1
+        score, item = scores[size], ids[size]
+        scores[size], ids[size] = scores[0], ids[0]
+        _sink(scores, ids, 0, size, score, item)
+
+
+@_jit
+def product_top_k(  # type: ignore[no-untyped-def]
+    q_rows, seen_rows, q_ptr, q_idx, q_val, m_ptr, m_idx, m_val, seen_ptr, seen_idx, n_items,
+    out_idx, out_score, start, stop,
+):  # fmt: skip
+    """Top-k of the sparse product Q[q_rows] @ M, without the items of seen[seen_rows].
+
+    Q and M are CSR (weights float32; an empty q_val means 1 everywhere); an empty seen_ptr keeps
+    every item. Scores are summed in float64 in the order of the row and rounded to float32 before
+    they are compared. out_idx (n, k) int32 = -1 and out_score (n, k) float32 = -inf on entry.
+    """
+    k = out_idx.shape[1]
+    total = np.zeros(n_items, np.float64)
+    mark = np.zeros(n_items, np.int32)  # 1: touched, 2: seen
+    touched = np.empty(n_items, np.int32)
+    for n in range(start, stop):
+        row = q_rows[n]
+        n_touched = 0
+        seen_lo, seen_hi = 0, 0
+        if seen_ptr.size:
+            seen_lo, seen_hi = seen_ptr[seen_rows[n]], seen_ptr[seen_rows[n] + 1]
+        for p in range(seen_lo, seen_hi):
+            mark[seen_idx[p]] = 2
+        for p in range(q_ptr[row], q_ptr[row + 1]):
+            weight = np.float64(q_val[p]) if q_val.size else 1.0
+            middle = q_idx[p]
+            for q in range(m_ptr[middle], m_ptr[middle + 1]):
+                item = m_idx[q]
+                if mark[item] == 0:
+                    mark[item] = 1
+                    touched[n_touched] = item
+                    n_touched += 1
+                total[item] += weight * m_val[q]
+        scores, ids, size = out_score[n], out_idx[n], 0
+        for t in range(n_touched):
+            item = touched[t]
+            size = _push(scores, ids, size, k, np.float32(total[item]), item)
+            total[item] = 0.0
+            mark[item] = 0
+        _sort_heap(scores, ids, size)
+        for p in range(seen_lo, seen_hi):
+            total[seen_idx[p]] = 0.0
+            mark[seen_idx[p]] = 0
+
+
+@_jit
+def ranked_top_k(  # type: ignore[no-untyped-def]
+    rows, order, order_score, seen_ptr, seen_idx, out_idx, out_score, start, stop
+):
+    """The first k of one ranking of the items (order, best first) that are not in seen[rows]."""
+    k = out_idx.shape[1]
+    for n in range(start, stop):
+        lo, hi = 0, 0
+        if seen_ptr.size:
+            lo, hi = seen_ptr[rows[n]], seen_ptr[rows[n] + 1]
+        found = 0
+        for p in range(order.size):
+            if found == k:
+                break
+            item = order[p]
+            if not _contains(seen_idx, lo, hi, item):
+                out_idx[n, found] = item
+                out_score[n, found] = order_score[p]
+                found += 1
+
+
+@_jit
+def _contains(sorted_values, lo, hi, value):  # type: ignore[no-untyped-def]
+    end = hi
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if sorted_values[middle] < value:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo < end and sorted_values[lo] == value
+
+
+@_jit
+def random_top_k(  # type: ignore[no-untyped-def]
+    rows, seeds, n_items, seen_ptr, seen_idx, out_idx, out_score, start, stop
+):
+    """k items drawn without replacement (Fisher-Yates on SplitMix64), one stream per row."""
+    k = out_idx.shape[1]
+    deck = np.arange(n_items).astype(np.int32)
+    swaps = np.empty(n_items, np.int32)
+    for n in range(start, stop):
+        state = seeds[n]
+        lo, hi = 0, 0
+        if seen_ptr.size:
+            lo, hi = seen_ptr[rows[n]], seen_ptr[rows[n] + 1]
+        found = 0
+        drawn = 0
+        while drawn < n_items and found < k:
+            state += np.uint64(0x9E3779B97F4A7C15)
+            z = state
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+            other = drawn + np.int64((z >> np.uint64(11)) % np.uint64(n_items - drawn))
+            swaps[drawn] = other
+            deck[drawn], deck[other] = deck[other], deck[drawn]
+            item = deck[drawn]
+            drawn += 1
+            if not _contains(seen_idx, lo, hi, item):
+                out_idx[n, found] = item
+                out_score[n, found] = np.float32(1.0 - found / n_items)
+                found += 1
+        while drawn:
+            drawn -= 1
+            other = swaps[drawn]
+            deck[drawn], deck[other] = deck[other], deck[drawn]
+
+
+# ---------------------------------------------------------------- neighbours by overlap
+
+
+@_jit
+def block_index(indptr, indices, order, n_blocks, block_ptr, block_rows):  # type: ignore[no-untyped-def]
+    """Inverted index of the rows taken in `order`, in blocks of BLOCK_ROWS rows.
+
+    block_ptr (n_blocks, n_cols + 1) int64 zeros on entry; block_rows (nnz,) uint16: for block b and
+    column c the local row numbers are block_rows[block_ptr[b, c] : block_ptr[b, c + 1]].
+    """
+    n_cols = block_ptr.shape[1] - 1
+    at = 0
+    for b in range(n_blocks):
+        ptr = block_ptr[b]
+        lo, hi = b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, order.size)
+        for position in range(lo, hi):
+            row = order[position]
+            for p in range(indptr[row], indptr[row + 1]):
+                ptr[indices[p] + 1] += 1
+        first = at
+        ptr[0] = first
+        for c in range(n_cols):
+            ptr[c + 1] += ptr[c]
+        at = ptr[n_cols]
+        for position in range(lo, hi):
+            row = order[position]
+            for p in range(indptr[row], indptr[row + 1]):
+                c = indices[p]
+                block_rows[ptr[c]] = np.uint16(position - lo)
+                ptr[c] += 1
+        for c in range(n_cols, 0, -1):
+            ptr[c] = ptr[c - 1]
+        ptr[0] = first
+
+
+@_jit
+def _similarity_key(kind, overlap, query_scale, other_scale, shrink):  # type: ignore[no-untyped-def]
+    """A number in the order of the similarity, growing with the overlap, falling with the scale.
+
+    Cosine compares overlap**2 / size: one correctly rounded division of exact integers, so equal
+    cosines have equal keys.
+    """
+    c = np.float64(overlap)
+    if kind == 0:
+        return c * c / other_scale
+    if kind == 1:
+        return c / (query_scale * other_scale + shrink)
+    return c / (query_scale + other_scale - c + shrink)
+
+
+@_jit
+def overlap_neighbours(  # type: ignore[no-untyped-def]
+    queries, indptr, indices, order, query_scale, scales, chunk_min, block_ptr, block_rows,
+    kind, shrink, include_self, first_block, counters, out_idx, out_sim, start, stop,
+):  # fmt: skip
+    """The k most similar rows of each of queries[start:stop], by the overlap of their columns.
+
+    `order` lists the rows by size (small first), `scales` (n,) float64 their scale in that order,
+    never falling; `chunk_min` the lowest row number of each SCAN positions. The queries of one
+    call should have similar sizes: blocks are visited outwards from `first_block`, so that the
+    k-th best is high early and whole blocks and chunks can be passed over.
+    """
+    k = out_idx.shape[1]
+    n_rows = order.size
+    n_blocks = block_ptr.shape[0]
+    n_queries = stop - start
+    keys = np.empty((n_queries, k), np.float64)
+    fill = np.zeros(n_queries, np.int64)
+    for turn in range(2 * n_blocks):
+        step = (turn + 1) // 2
+        b = first_block - step if turn % 2 else first_block + step
+        if b < 0 or b >= n_blocks:
+            continue
+        base = b * BLOCK_ROWS
+        size = min(BLOCK_ROWS, n_rows - base)
+        ptr = block_ptr[b]
+        low, high = scales[base], scales[base + size - 1]
+        for n in range(n_queries):
+            row = queries[start + n]
+            q_lo, q_hi = indptr[row], indptr[row + 1]
+            if q_lo == q_hi:
+                continue
+            heap_key, heap_id = keys[n], out_idx[start + n]
+            own = query_scale[row]
+            full = fill[n] == k
+            if full:
+                bound = _best_key(kind, np.float64(q_hi - q_lo), own, low, high, shrink)
+                if bound < heap_key[0]:
+                    continue
+            touched = 0
+            for p in range(q_lo, q_hi):
+                c = indices[p]
+                lo, hi = ptr[c], ptr[c + 1]
+                touched += hi - lo
+                for t in range(lo, hi):
+                    counters[block_rows[t]] += 1
+            if touched == 0:
+                continue
+            filled = fill[n]
+            if touched * 16 < size:
+                for p in range(q_lo, q_hi):
+                    c = indices[p]
+                    for t in range(ptr[c], ptr[c + 1]):
+                        local = block_rows[t]
+                        overlap = counters[local]
+                        if overlap == 0:
+                            continue
+                        counters[local] = 0
+                        other = order[base + local]
+                        if other == row and not include_self:
+                            continue
+                        key = _similarity_key(kind, overlap, own, scales[base + local], shrink)
+                        if filled < k or key >= heap_key[0]:
+                            filled = _push(heap_key, heap_id, filled, k, key, other)
+                fill[n] = filled
+                continue
+            for lo in range(0, size, SCAN):
+                hi = min(lo + SCAN, size)
+                chunk = counters[lo:hi]
+                top = chunk[0]
+                for t in range(chunk.size):
+                    top = max(top, chunk[t])
+                if top == 0:
+                    continue
+                if filled == k:
+                    bound = _similarity_key(kind, top, own, scales[base + lo], shrink)
+                    if bound < heap_key[0] or (
+                        bound == heap_key[0] and chunk_min[(base + lo) // SCAN] > heap_id[0]
+                    ):
+                        chunk[:] = 0
+                        continue
+                for t in range(chunk.size):
+                    overlap = chunk[t]
+                    if overlap == 0:
+                        continue
+                    position = base + lo + t
+                    other = order[position]
+                    if other == row and not include_self:
+                        continue
+                    key = _similarity_key(kind, overlap, own, scales[position], shrink)
+                    if filled < k or key >= heap_key[0]:
+                        filled = _push(heap_key, heap_id, filled, k, key, other)
+                chunk[:] = 0
+            fill[n] = filled
+    for n in range(n_queries):
+        row = queries[start + n]
+        filled = fill[n]
+        _sort_heap(keys[n], out_idx[start + n], filled)
+        for j in range(filled):
+            key = keys[n, j]
+            out_sim[start + n, j] = np.sqrt(key / query_scale[row]) if kind == 0 else key
+
+
+@_jit
+def _best_key(kind, n, own, low, high, shrink):  # type: ignore[no-untyped-def]
+    """Upper bound of the key against any row whose scale lies in [low, high].
+
+    Cosine and Jaccard have scale = size, where the overlap is at most min(n, size); the general
+    form bounds the overlap by n alone.
+    """
+    if kind == 1:
+        return _similarity_key(kind, n, own, low, shrink)
+    size = min(max(n, low), high)
+    return _similarity_key(kind, min(n, size), own, size, shrink)
+
+
+@_jit
+def compact_rows(idx, values, indptr, out_idx, out_val):  # type: ignore[no-untyped-def]
+    """Padded lists (n, k) to CSR with sorted columns; indptr filled here, outputs sized n * k."""
+    at = 0
+    for r in range(idx.shape[0]):
+        lo = at
+        for j in range(idx.shape[1]):
+            if idx[r, j] < 0:
+                break
+            item, value = idx[r, j], values[r, j]
+            p = at
+            while p > lo and out_idx[p - 1] > item:
+                out_idx[p], out_val[p] = out_idx[p - 1], out_val[p - 1]
+                p -= 1
+            out_idx[p], out_val[p] = item, value
+            at += 1
+        indptr[r + 1] = at

@@ -1,0 +1,173 @@
+import datetime as dt
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys import InputError
+from recsys.interactions import Interactions, read_times
+
+EVENTS = pl.DataFrame(
+    {
+        "user": ["b", "a", "b", "b", "a"],
+        "item": ["y", "x", "x", "y", "z"],
+        "day": ["2020-01-03", "2020-01-01", "2020-01-02", "2020-01-01", "2020-01-05"],
+    }
+)
+
+
+def read(frame: pl.DataFrame = EVENTS, **more: object) -> Interactions:
+    return Interactions.from_frame(frame, user="user", item="item", time="day", **more)  # type: ignore[arg-type]
+
+
+def test_a_table_by_hand() -> None:
+    found = read()
+    assert found.user_ids.to_list() == ["a", "b"]
+    assert found.item_ids.to_list() == ["x", "y", "z"]
+    assert found.matrix.toarray().tolist() == [[1, 0, 1], [1, 2, 0]]
+    assert (found.n_events, found.n_pairs) == (5, 4)
+    assert found.event_items.tolist() == [0, 2, 0, 1, 1]
+    assert found.event_users.tolist() == [0, 0, 1, 1, 1]
+    assert found.event_pairs.tolist() == [0, 1, 2, 3, 3]
+    assert found.event_times is not None
+    dates = found.dates(found.event_times).astype(str).tolist()
+    assert dates == ["2020-01-01", "2020-01-05", "2020-01-02", "2020-01-01", "2020-01-03"]
+    assert found.last_times is not None
+    assert found.dates(found.last_times).astype(str)[-1] == "2020-01-03"
+    assert found.user_idx(["b", "?", "a"]).tolist() == [1, -1, 0]
+    assert found.item_idx(pl.Series(["z", "q"])).tolist() == [2, -1]
+    assert found.item_counts.tolist() == [2, 1, 1]
+
+
+def test_row_order_does_not_matter() -> None:
+    first, second = read(), read(EVENTS.sample(fraction=1, shuffle=True, seed=4))
+    np.testing.assert_array_equal(first.event_items, second.event_items)
+    np.testing.assert_array_equal(first.event_times, second.event_times)
+    assert first.user_ids.equals(second.user_ids)
+
+
+def test_a_given_universe_keeps_cold_items_and_counts_strangers() -> None:
+    found = read(item_ids=["w", "y", "x"], user_ids=["b", "c"])
+    assert found.item_ids.to_list() == ["w", "y", "x"]
+    assert found.matrix.toarray().tolist() == [[0, 2, 1], [0, 0, 0]]
+    assert found.dropped == {"of unknown users": 2}
+    assert read(item_ids=["x"]).dropped == {"of unknown items": 3}
+    with pytest.raises(InputError, match="distinct"):
+        read(item_ids=["x", "x"])
+    with pytest.raises(InputError, match="no interaction is left"):
+        read(item_ids=["nothing"])
+
+
+def test_nulls_and_the_future_are_dropped_and_counted() -> None:
+    frame = pl.concat(
+        [
+            EVENTS,
+            pl.DataFrame(
+                {"user": [None, "a"], "item": ["x", "x"], "day": ["2020-01-01", "2099-01-01"]}
+            ),
+        ]
+    )
+    found = read(frame)
+    assert found.n_events == 5
+    assert found.dropped == {
+        "a null user, item, time or rating": 1,
+        "dated in the future": 1,
+    }
+
+
+def test_ratings_are_summed_and_checked() -> None:
+    frame = EVENTS.with_columns(stars=pl.Series([4.0, 1.0, 2.5, 1.0, float("nan")]))
+    found = read(frame, rating="stars")
+    assert found.matrix.toarray().tolist() == [[1, 0], [2.5, 5]]
+    assert found.dropped == {"a rating that is no number": 1}
+    with pytest.raises(InputError, match="must hold numbers"):
+        read(rating="item")
+
+
+def test_columns_that_are_not_there() -> None:
+    with pytest.raises(InputError, match=r"no column 'customer' for the user.*user, item, day"):
+        Interactions.from_frame(EVENTS, user="customer", item="item")
+    with pytest.raises(InputError, match="ISO 8601"):
+        read(EVENTS.with_columns(day=pl.lit("yesterday")))
+    with pytest.raises(InputError, match="whole seconds"):
+        read(EVENTS.with_columns(day=pl.lit(1.5)))
+    with pytest.raises(InputError, match="divide milliseconds"):
+        read(EVENTS.with_columns(day=pl.lit(1_600_000_000_000)))
+
+
+def test_times_of_every_kind() -> None:
+    moment = dt.datetime(2020, 1, 2, 3, 4, 5)
+    seconds = int(moment.replace(tzinfo=dt.UTC).timestamp())
+    for values in ([moment], ["2020-01-02T03:04:05"], [seconds], [float(seconds)]):
+        times, unit = read_times(pl.Series("t", values))
+        assert (times.to_list(), unit) == ([seconds], "s")
+    for values in ([moment.date()], ["2020-01-02"]):
+        times, unit = read_times(pl.Series("t", values))
+        assert (times.to_list(), unit) == ([seconds // 86_400], "D")
+
+
+def test_filters_by_hand() -> None:
+    found = read()
+    early = found.between(end=dt.date(2020, 1, 2))
+    assert early.matrix.toarray().tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert early.dropped == {"outside the dates asked for": 3}
+    late = found.between(start=dt.datetime(2020, 1, 3, tzinfo=dt.UTC))
+    assert late.matrix.toarray().tolist() == [[0, 0, 1], [0, 1, 0]]
+    popular = found.min_support(item=2)
+    assert popular.matrix.toarray().tolist() == [[1, 0, 0], [1, 0, 0]]
+    assert popular.k_core(2).n_events == 0
+    packed = popular.without_empty(items=True)
+    assert packed.item_ids.to_list() == ["x"]
+    assert packed.matrix.toarray().tolist() == [[1], [1]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_events_are_grouped_like_a_sort(data: st.DataObject) -> None:
+    n_users, n_items = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 9))
+    n = data.draw(st.integers(1, 150))
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    users, items = rng.integers(0, n_users, n), rng.integers(0, n_items, n)
+    times = rng.integers(0, data.draw(st.sampled_from([1, 5, 2**32])), n)
+    values = rng.integers(1, 5, n) if data.draw(st.booleans()) else None
+    ids = pl.Series([str(i) for i in range(9)])
+    found = Interactions.from_events(ids[:n_users], ids[:n_items], users, items, times, values)
+    order = np.lexsort((times, items, users))
+    np.testing.assert_array_equal(found.event_users, users[order])
+    np.testing.assert_array_equal(found.event_items, items[order])
+    np.testing.assert_array_equal(found.event_times, times[order])
+    dense = np.zeros((n_users, n_items))
+    np.add.at(dense, (users, items), 1 if values is None else values)
+    np.testing.assert_array_equal(found.matrix.toarray(), dense)
+    kept = rng.random(n) < 0.5
+    part = found.select(kept)
+    np.testing.assert_array_equal(part.event_users, found.event_users[kept])
+    core = found.k_core(2)
+    left = core.matrix.toarray() > 0
+    assert set(left.sum(axis=0)) <= {0, *range(2, 10)}
+    assert set(left.sum(axis=1)) <= {0, *range(2, 10)}
+
+
+def test_column_numbers_near_the_int32_limit() -> None:
+    from recsys import kernels
+
+    last = 2**31 - 1
+    items = np.array([last, 5, last, last - 1], np.int32)
+    users = np.zeros(4, np.int32)
+    times = np.array([2**32 - 1, 0, 1, 2**32 - 1], np.uint32)
+    ptr = np.zeros(2, np.int64)
+    kernels.count_rows(users, ptr)
+    keys = np.empty(4, np.uint64)
+    kernels.scatter_events(users, items, times, ptr[:-1].copy(), keys)
+    kernels.sort_rows(ptr, keys, 0, 1)
+    kernels.unpack_events(keys, items, times, 0, 4)
+    assert items.tolist() == [5, last - 1, last, last]
+    assert times.tolist() == [0, 2**32 - 1, 1, 2**32 - 1]
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    ids = pl.Series(["a", "b"])
+    with pytest.raises(InputError, match=r"items must lie in 0\.\.1, found 0\.\.2"):
+        Interactions.from_events(ids, ids, np.array([0, 1]), np.array([0, 2]))
