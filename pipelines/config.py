@@ -13,10 +13,16 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, MinLen
 
 from pipelines import InputError
 
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
 TextSetting = Literal["original", "caption", "fill", "both"]
 Row = Literal[
     "random", "mostpop", "userknn", "itemknn", "tfidf", "sbert", "resnet", "resbert", "clip"
@@ -30,11 +36,11 @@ Adaptation = Literal["full", "decoder", "decoder+encoder-last-n", "lora", "rslor
 class DemoConfig:
     """The drawn catalogue."""
 
-    articles: int = 2000
+    articles: Count = 2000
     """Number of articles drawn."""
-    customers: int = 2000
+    customers: Count = 2000
     """Number of customers drawn."""
-    purchases: int = 60_000
+    purchases: Count = 60_000
     """Number of purchase rows drawn, over two years."""
 
 
@@ -54,11 +60,11 @@ class CaptionSplitConfig:
     stands on two sides.
     """
 
-    train: int = -1
+    train: Annotated[int, Ge(-1)] = -1
     """Articles to train on; -1 takes all that are left."""
-    validation: int = 150
+    validation: Count = 150
     """Articles whose loss chooses the checkpoint."""
-    test: int = 300
+    test: Count = 300
     """Articles kept from training, on which captions are scored."""
 
 
@@ -76,31 +82,31 @@ class TrainConfig:
 
     adaptation: Adaptation = "lora"
     """Which weights learn."""
-    lora_rank: int = 16
+    lora_rank: Count = 16
     """Rank of the LoRA matrices."""
-    lora_alpha: int = 32
+    lora_alpha: Count = 32
     """LoRA scale: the update is multiplied by alpha / rank (rsLoRA: alpha / sqrt(rank))."""
-    lora_dropout: float = 0.05
+    lora_dropout: Share = 0.05
     """Dropout on the LoRA path."""
     targets: Literal["attention-qv", "attention", "attention+mlp"] = "attention+mlp"
     """Which projections of the decoder LoRA adapts."""
-    encoder_layers: int = 0
+    encoder_layers: Natural = 0
     """How many of the image encoder's last layers learn too; 0 freezes and caches the encoder."""
-    steps: int = 600
+    steps: Count = 600
     """Optimiser steps: the budget, whatever the machine."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Photos a step."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Ge(0)] = 0.05
     """AdamW weight decay."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the steps in which the learning rate rises; a cosine to zero follows."""
-    max_tokens: int = 60
+    max_tokens: Count = 60
     """Captions longer than this are cut (and counted)."""
-    evaluate_every: int = 100
+    evaluate_every: Count = 100
     """Steps between validations; the best checkpoint is kept."""
-    extend_vocabulary: int = 0
+    extend_vocabulary: Natural = 0
     """Most frequent words of the training text to add as whole tokens (full or decoder only)."""
 
 
@@ -108,13 +114,13 @@ class TrainConfig:
 class GenerateConfig:
     """Writing captions."""
 
-    beams: int = 1
+    beams: Count = 1
     """1 is greedy."""
-    max_new_tokens: int = 60
+    max_new_tokens: Count = 60
     """Longest caption, in tokens."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Photos a batch."""
-    shard_size: int = 256
+    shard_size: Count = 256
     """Photos between two points from which a killed run resumes."""
 
 
@@ -130,9 +136,9 @@ class ScoreConfig:
         "consensus",
     )
     """Captioners without a language model that stand in the same table."""
-    neighbours: int = 20
+    neighbours: Count = 20
     """Nearest training photos among which consensus chooses."""
-    examples: int = 2000
+    examples: Count = 2000
     """Resamples of the bootstrap behind every interval."""
 
 
@@ -146,7 +152,7 @@ class EncoderConfig:
     """CLIP (hub: openai/clip-vit-base-patch32)."""
     resnet: str = "demo"
     """ResNet (hub: microsoft/resnet-50)."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Texts or photos a batch."""
 
 
@@ -154,23 +160,23 @@ class EncoderConfig:
 class RecommendConfig:
     """The recommendation benchmark."""
 
-    models: tuple[Row, ...] = ROWS
+    models: Annotated[tuple[Row, ...], MinLen(1)] = ROWS
     """Rows of the table."""
-    text: tuple[TextSetting, ...] = ("fill",)
+    text: Annotated[tuple[TextSetting, ...], MinLen(1)] = ("fill",)
     """Which text an article has; rows that read no text run once."""
-    k: tuple[int, ...] = (5, 12)
+    k: Annotated[tuple[Count, ...], MinLen(1)] = (5, 12)
     """Cut-offs of NDCG and MAP."""
-    test_days: int = 28
+    test_days: Count = 28
     """The last days of purchases are the test; everything before is training."""
     exclude_seen: bool = False
     """Leave out what a customer bought before (people re-buy clothes, so the default keeps it)."""
-    userknn_neighbours: int = 10
+    userknn_neighbours: Count = 10
     """Neighbours of UserKNN."""
-    itemknn_neighbours: int = 20
+    itemknn_neighbours: Count = 20
     """Neighbours of ItemKNN."""
-    list_length: int = 12
+    list_length: Count = 12
     """Length of the written lists; at least the largest k."""
-    bootstrap: int = 1000
+    bootstrap: Count = 1000
     """Resamples of users behind every interval."""
 
 
@@ -178,9 +184,9 @@ class RecommendConfig:
 class ReportConfig:
     """The report."""
 
-    gallery: int = 24
+    gallery: Natural = 24
     """Photos in the gallery."""
-    customers: int = 4
+    customers: Natural = 4
     """Customers shown with their lists."""
 
 
@@ -188,7 +194,7 @@ class ReportConfig:
 class Config:
     """Everything a run can be told."""
 
-    seed: int = 0
+    seed: Natural = 0
     """Seed of every random choice."""
     demo: DemoConfig = field(default_factory=DemoConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -239,7 +245,6 @@ def from_mapping(changes: Mapping[str, Any], where: str = "configuration") -> Co
         return pydantic.TypeAdapter(Config).validate_python(dict(changes))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        # A literal that matched nothing in a union adds its member to the path: keep real keys.
         path = ".".join(str(part) for part in first["loc"])
         raise InputError(
             f"{where}: {path} is {first['input']!r}: {first['msg'].lower()}. "
