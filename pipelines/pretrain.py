@@ -1,0 +1,907 @@
+"""Pretrains the four tiny models that travel with the demo, from nothing.
+
+`rebuild` draws catalogues of its own seeds (never the demo's), trains one shared WordPiece
+vocabulary on their texts and a list of common words, then trains in turn
+
+- ``blip``, a `BlipForConditionalGeneration` that captions a photo in the manner of web alt texts,
+- ``clip``, a `CLIPModel` that puts photos and texts into one space,
+- ``resnet``, a `ResNetModel` whose pooled output tells garments apart,
+- ``sbert``, a `SentenceTransformer` that puts wordings of one product side by side,
+
+and saves each with its processor as a Hugging Face folder of float16 safetensors. The budget is
+counted in steps, so a busy machine changes the time and not the weights. `measure` computes the
+figures that data/README.md quotes.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import shutil
+import string
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import BertTokenizer, PreTrainedModel
+
+Progress = Callable[[str, int, int, float], None]
+"""Called as progress(name, step, steps, loss); the drawing of photos reports as name "draw"."""
+
+MODELS = ("blip", "clip", "resnet", "sbert")
+STEPS: Mapping[str, int] = {"blip": 4000, "clip": 2000, "resnet": 1200, "sbert": 1500}
+SIDE = 96
+"""Photos are squeezed to SIDE x SIDE pixels: BLIP and CLIP know only square images."""
+
+VISIBLE = ("garment_type", "colour", "pattern", "length", "neckline", "sleeve")
+"""The traits a photo can show; the other traits have to come from the text."""
+
+WORDINGS = 4
+"""Web captions and descriptions per article, so that no model learns one wording by heart."""
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
+SIGNS = "°½¼¾€£×’‘“”–—…®™"  # beyond ASCII, in real product texts
+PAD, SEP, DEC = 0, 3, 5  # their ids; SEP must not be 2, where CLIP would pool at the largest id
+
+RESNET_MEAN, RESNET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training run cost: parameters, bytes on disk, steps, seconds, mean last losses."""
+
+    parameters: int
+    size: int
+    steps: int
+    seconds: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A drawn catalogue in memory; every sequence has one entry per article."""
+
+    pixels: npt.NDArray[np.uint8]
+    """(n, SIDE, SIDE, 3), RGB; (0, ...) when drawn without photos."""
+    traits: list[dict[str, Any]]
+    captions: list[list[str]]
+    """WORDINGS web captions each."""
+    descriptions: list[list[str]]
+    """WORDINGS descriptions each."""
+    metadata: list[str]
+    """The article's own columns as one line, as a shop's database would give them."""
+    labels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """Class number of every trait of VISIBLE, numbered in the order of the sorted names."""
+    details: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """(n, number of details): 1 where the article has the detail (pockets, a belt, ...)."""
+
+
+def rebuild(
+    out: Path,
+    *,
+    only: Sequence[str] = MODELS,
+    photos: int = 9000,
+    steps: Mapping[str, int] = STEPS,
+    batch: int = 64,
+    seed: int = 1001,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Trained]:
+    """Train the models named in `only` from nothing and save each under `out`/<name>.
+
+    The result depends on the arguments and on the number of torch threads, nothing else.
+    `steps` gives optimiser steps per model (default STEPS), `photos` the number of articles drawn
+    to learn from, `workers` the drawing processes (default: one per core).
+
+    Raises InputError for an unknown name, a missing step count, or fewer photos than a batch.
+    """
+    for name in only:
+        if name not in MODELS or steps.get(name, 0) < 1:
+            raise InputError(
+                f"only: {name!r} with {steps.get(name)} steps; expected names of "
+                f"{', '.join(MODELS)} and at least 1 step each; correct `only` or `steps`"
+            )
+    if photos < batch:
+        raise InputError(f"photos: {photos} is less than a batch of {batch}; draw more")
+    import torch
+    from transformers.utils import logging
+
+    train = {
+        "blip": _train_blip,
+        "clip": _train_clip,
+        "resnet": _train_resnet,
+        "sbert": _train_sbert,
+    }
+    corpus = draw_corpus(photos, seed, workers=workers, progress=progress)
+    tokenizer = train_tokenizer(corpus)
+    out.mkdir(parents=True, exist_ok=True)
+    logging.disable_progress_bar()
+    trained = {}
+    for name in only:
+        begun = time.perf_counter()
+        folder, final = out / f".{name}.part", out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        losses: list[float] = []
+
+        def tick(step: int, loss: float, name: str = name, losses: list[float] = losses) -> None:
+            losses.append(loss)
+            if progress:
+                progress(name, step, steps[name], loss)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            rng = np.random.default_rng([seed, MODELS.index(name)])
+            parameters = train[name](
+                corpus, copy.deepcopy(tokenizer), folder, steps[name], batch, rng, tick
+            )
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(folder, final)
+        trained[name] = Trained(
+            parameters=parameters,
+            size=sum(f.stat().st_size for f in final.rglob("*") if f.is_file()),
+            steps=steps[name],
+            seconds=time.perf_counter() - begun,
+            loss=float(np.mean(losses[-100:])),
+        )
+    return trained
+
+
+def draw_corpus(
+    n: int,
+    seed: int,
+    *,
+    photos: bool = True,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Draw `n` articles with texts and, unless `photos` is false, photos (seeded, order fixed)."""
+    from pipelines import drawing
+
+    drawn = drawing.draw_articles(n, seed)
+    traits = drawn.traits.sort("article_id").to_dicts()
+    articles = {row["article_id"]: row for row in drawn.articles.to_dicts()}
+    rng = np.random.default_rng([seed, 7])
+    shown = [c for c in METADATA if c in drawn.articles.columns]
+    labels = {}
+    for trait in VISIBLE:
+        names = sorted({str(row[trait]) for row in traits})
+        labels[trait] = np.array([names.index(str(row[trait])) for row in traits])
+    worn = [set(str(row["details"]).split(", ")) - {""} for row in traits]
+    known = sorted(set().union(*worn))
+    return Corpus(
+        pixels=_draw_photos(
+            traits if photos else [], seed, workers or os.cpu_count() or 1, progress
+        ),
+        traits=traits,
+        captions=[[drawing.web_caption(t, rng) for _ in range(WORDINGS)] for t in traits],
+        descriptions=[[drawing.describe(t, rng) for _ in range(WORDINGS)] for t in traits],
+        metadata=[" ".join(str(articles[t["article_id"]][c]) for c in shown) for t in traits],
+        labels=labels,
+        details=np.array([[d in has for d in known] for has in worn], np.float32),
+    )
+
+
+METADATA = (
+    "prod_name",
+    "product_type_name",
+    "colour_group_name",
+    "graphical_appearance_name",
+    "garment_group_name",
+)
+
+
+def train_tokenizer(corpus: Corpus, pieces: int = 2200) -> BertTokenizer:
+    """A lower-casing WordPiece tokenizer that encodes every ASCII text without ``[UNK]``.
+
+    `pieces` are learnt from the corpus and the lexicon; every word of the lexicon that they would
+    still split is then added whole, because the captioner is fine-tuned on real descriptions later
+    and each split word costs it decoding steps.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import BertTokenizer
+
+    words = sorted(set(LEXICON.split()))
+    alphabet = sorted(set(string.ascii_lowercase + string.digits + string.punctuation + SIGNS))
+    inner = [f"##{c}" for c in alphabet if c.isalnum()]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - no password
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=pieces,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        # the trainer numbers inner letters in hash order and breaks ties by number: told them
+        # beforehand, it gives the same pieces every time
+        special_tokens=[*SPECIAL, *inner],
+        show_progress=False,
+    )
+    texts = [*words, *words]
+    for captions, descriptions, metadata in zip(
+        corpus.captions, corpus.descriptions, corpus.metadata, strict=True
+    ):
+        texts += [*captions, *descriptions, metadata]
+    tokenizer.train_from_iterator(texts, trainer)
+    learnt = {*tokenizer.get_vocab(), *words, *ENDINGS.split()} - set(SPECIAL)
+    vocab = {piece: i for i, piece in enumerate([*SPECIAL, *sorted(learnt)])}
+    return BertTokenizer(vocab=vocab, bos_token="[DEC]", model_max_length=96)  # noqa: S106
+
+
+def measure(folder: Path, *, articles: int = 600, seed: int = 2001) -> dict[str, float]:
+    """Figures of the four models under `folder` on a catalogue none of them has seen, as shares.
+
+    - ``blip/type``, ``blip/colour``: greedy captions that name the article's type, its colour;
+      ``blip/distinct``: distinct captions.
+    - ``clip/recall@k``: web captions whose own photo is among the k nearest of all photos.
+    - ``resnet/<trait>``: right answers of a ridge classifier on the pooled vector, fitted on one
+      half and tested on the other.
+    - ``<model>/same-type@5``: the 5 nearest photos that show the same type.
+    - ``sbert/wording recall@k``, ``sbert/metadata recall@k``: descriptions whose second wording,
+      or whose metadata line, is among the k nearest; one article per product.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    corpus = draw_corpus(articles, seed)
+    types = corpus.labels["garment_type"]
+    captions = caption_photos(folder / "blip", corpus.pixels)
+    figures = {
+        "blip/type": np.mean(
+            [type_named(c) == t["garment_type"] for c, t in _zip(captions, corpus)]
+        ),
+        "blip/colour": np.mean([colour_named(c) == t["colour"] for c, t in _zip(captions, corpus)]),
+        "blip/distinct": len(set(captions)) / articles,
+    }
+    photos, texts = clip_vectors(
+        folder / "clip", corpus.pixels, [wordings[0] for wordings in corpus.captions]
+    )
+    pooled = resnet_vectors(folder / "resnet", corpus.pixels)
+    for k in (1, 10):
+        figures[f"clip/recall@{k}"] = recall_at(texts, photos, k)
+    for trait in ("garment_type", "colour", "pattern"):
+        figures[f"resnet/{trait}"] = _probe(pooled, corpus.labels[trait])
+    figures["clip/same-type@5"] = same_label_at(photos, types, 5)
+    figures["resnet/same-type@5"] = same_label_at(pooled, types, 5)
+    figures["chance/same-type@5"] = float(np.square(np.bincount(types) / articles).sum())
+    encoder = SentenceTransformer(str(folder / "sbert"), device="cpu")
+    one = sorted({t["product_code"]: i for i, t in enumerate(corpus.traits)}.values())
+    first, second = (
+        encoder.encode([corpus.descriptions[i][v] for i in one], show_progress_bar=False)
+        for v in (0, 1)
+    )
+    lines = encoder.encode([corpus.metadata[i] for i in one], show_progress_bar=False)
+    for k in (1, 10):
+        figures[f"sbert/wording recall@{k}"] = recall_at(first, second, k)
+        figures[f"sbert/metadata recall@{k}"] = recall_at(first, lines, k)
+    return {name: round(float(value), 3) for name, value in figures.items()}
+
+
+def caption_photos(folder: Path, pixels: npt.NDArray[np.uint8], batch: int = 128) -> list[str]:
+    """Greedy captions of photos uint8 (n, H, W, 3) by the BLIP under `folder`."""
+    import torch
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    model = BlipForConditionalGeneration.from_pretrained(folder).eval()
+    processor = BlipProcessor.from_pretrained(folder)
+    captions: list[str] = []
+    for start in range(0, len(pixels), batch):
+        inputs = processor(images=list(pixels[start : start + batch]), return_tensors="pt")
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+        captions += processor.batch_decode(ids, skip_special_tokens=True)
+    return captions
+
+
+def clip_vectors(
+    folder: Path, pixels: npt.NDArray[np.uint8], texts: Sequence[str]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Photo vectors (n, D) and text vectors (m, D), float32, by the CLIP under `folder`."""
+    import torch
+    from transformers import CLIPModel, CLIPProcessor
+
+    model = CLIPModel.from_pretrained(folder).eval()
+    processor = CLIPProcessor.from_pretrained(folder)
+    images = processor(images=list(pixels), return_tensors="pt")
+    words = processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        return (
+            model.get_image_features(images["pixel_values"]).pooler_output.numpy(),
+            model.get_text_features(
+                words["input_ids"], words["attention_mask"]
+            ).pooler_output.numpy(),
+        )
+
+
+def resnet_vectors(folder: Path, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Pooled photo vectors float32 (n, D) by the ResNet under `folder`."""
+    import torch
+    from transformers import AutoImageProcessor, ResNetModel
+
+    model = ResNetModel.from_pretrained(folder).eval()
+    images = AutoImageProcessor.from_pretrained(folder)(list(pixels), return_tensors="pt")
+    with torch.inference_mode():
+        return model(images["pixel_values"]).pooler_output.flatten(1).numpy()  # type: ignore[no-any-return]
+
+
+def type_named(caption: str) -> str:
+    """The garment type a web caption names, by its longest type word; "" for none."""
+    from pipelines.wording import GARMENTS
+
+    return _longest({word: name for name, g in GARMENTS.items() for word in g.alt}, caption)
+
+
+def colour_named(caption: str) -> str:
+    """The colour a web caption names, by its longest colour word; "" for none."""
+    from pipelines.wording import COLOURS
+
+    return _longest({word: name for name, colour in COLOURS.items() for word in colour[6]}, caption)
+
+
+def recall_at(queries: npt.NDArray[np.float32], items: npt.NDArray[np.float32], k: int) -> float:
+    """Share of queries (n, D) whose own row of `items` (n, D) is among the k nearest by cosine."""
+    scores = _unit(queries) @ _unit(items).T  # (n, n)
+    return float(np.mean((scores > np.diag(scores)[:, None]).sum(1) < k))
+
+
+def same_label_at(vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> float:
+    """Share of the k most cosine-near other rows that carry the row's own label."""
+    scores = _unit(vectors) @ _unit(vectors).T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float(np.mean(labels[nearest] == labels[:, None]))
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-9), np.float32)
+
+
+def _zip(captions: Sequence[str], corpus: Corpus) -> Iterator[tuple[str, dict[str, Any]]]:
+    return zip(captions, corpus.traits, strict=True)
+
+
+def _longest(words: Mapping[str, str], caption: str) -> str:
+    spaced = f" {caption.replace(' - ', '-').replace(' / ', '/')} ".replace(" ' ", "'")
+    found = [word for word in words if f" {word} " in spaced.replace(",", " ").replace(":", " ")]
+    return words[max(found, key=len)] if found else ""
+
+
+def _probe(vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Accuracy of a ridge classifier fitted on the even rows, on the odd rows."""
+    x = np.hstack([_unit(vectors - vectors[::2].mean(0)), np.ones((len(vectors), 1))])
+    y = np.eye(int(labels.max()) + 1)[labels]
+    train, test = slice(0, None, 2), slice(1, None, 2)
+    weights = np.linalg.solve(
+        x[train].T @ x[train] + 0.1 * np.eye(x.shape[1]), x[train].T @ y[train]
+    )
+    return float(np.mean((x[test] @ weights).argmax(1) == labels[test]))
+
+
+def _draw_photos(
+    traits: list[dict[str, Any]], seed: int, workers: int, progress: Progress | None
+) -> npt.NDArray[np.uint8]:
+    chunks = [traits[i : i + 128] for i in range(0, len(traits), 128)]
+    pixels = np.empty((len(traits), SIDE, SIDE, 3), np.uint8)
+    done = 0
+
+    def store(drawn: Iterator[npt.NDArray[np.uint8]]) -> None:
+        nonlocal done
+        for photos in drawn:
+            pixels[done : done + len(photos)] = photos
+            done += len(photos)
+            if progress:
+                progress("draw", done, len(traits), 0.0)
+
+    if workers == 1 or len(chunks) < 4:
+        store(_draw_chunk(chunk, seed) for chunk in chunks)
+    else:  # spawned, because a fork would copy the threads' locks of polars and torch
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            store(pool.map(_draw_chunk, chunks, [seed] * len(chunks)))
+    return pixels
+
+
+def _draw_chunk(traits: list[dict[str, Any]], seed: int) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    from pipelines import drawing
+
+    pixels = np.empty((len(traits), SIDE, SIDE, 3), np.uint8)
+    for i, trait_row in enumerate(traits):
+        stored = io.BytesIO()  # as JPEG and back: the models meet photos with its noise only
+        drawing.draw_photo(trait_row, seed).save(stored, "JPEG", quality=drawing.JPEG_QUALITY)
+        with Image.open(stored) as photo:
+            small = photo.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        pixels[i] = np.asarray(small)
+    return pixels
+
+
+# ---- the four models, each read top to bottom ----
+
+
+def _train_blip(
+    corpus: Corpus,
+    tokenizer: BertTokenizer,
+    folder: Path,
+    steps: int,
+    batch: int,
+    rng: np.random.Generator,
+    tick: Callable[[int, float], None],
+) -> int:
+    import torch
+    from transformers import (
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessorPil,
+        BlipProcessor,
+    )
+
+    vocabulary, width = len(tokenizer), 128
+    model = BlipForConditionalGeneration(
+        BlipConfig(
+            vision_config={
+                "hidden_size": width,
+                "intermediate_size": 4 * width,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": SIDE,
+                "patch_size": 12,
+                "initializer_range": 0.05,  # the default of 1e-10 is for finished weights only
+            },
+            text_config={
+                "vocab_size": vocabulary,
+                "hidden_size": width,
+                "intermediate_size": 3 * width,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "max_position_embeddings": 96,
+                "pad_token_id": PAD,
+                "bos_token_id": DEC,
+                "eos_token_id": SEP,
+                "sep_token_id": SEP,
+                "initializer_range": 0.05,
+            },
+            projection_dim=width,
+            image_text_hidden_size=width,
+        )
+    )
+    images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    captions = _encode(tokenizer, corpus.captions)
+    descriptions = _encode(tokenizer, corpus.descriptions)
+    for ids in (captions, descriptions):
+        ids[..., 0] = DEC
+    heads = _TraitHeads(corpus, width)
+    nothing = torch.zeros(batch, 1, width)
+
+    def loss_of(step: int) -> torch.Tensor:
+        rows = rng.integers(len(corpus.traits), size=batch)
+        if step % 4 == 3:
+            # Reading without a photo: BERT, from which the real BLIP's decoder starts, had read
+            # product texts too. It gives the words a place; how they go with photos is not told.
+            ids, mask = _pick(descriptions, rows, rng)
+            labels = ids.masked_fill(mask == 0, -100)
+            read = model.text_decoder(
+                ids, mask, encoder_hidden_states=nothing, labels=labels, reduction="mean"
+            )
+            return read.loss  # type: ignore[no-any-return]
+        ids, mask = _pick(captions, rows, rng)
+        labels = ids.masked_fill(mask == 0, -100)
+        seen = model(
+            pixel_values=_photos(corpus, rows, images.image_mean, images.image_std, rng),
+            input_ids=ids,
+            attention_mask=mask,
+            labels=labels,
+        )
+        patches = seen.last_hidden_state[:, 1:].mean(1)  # (B, D)
+        return seen.loss + 0.3 * heads.loss(patches, rows)  # type: ignore[no-any-return]
+
+    _fit([model, heads.module], loss_of, steps, 1e-3, tick)
+    _save(model, folder)
+    BlipProcessor(images, tokenizer).save_pretrained(folder)
+    return model.num_parameters()  # type: ignore[no-any-return]
+
+
+def _train_clip(
+    corpus: Corpus,
+    tokenizer: BertTokenizer,
+    folder: Path,
+    steps: int,
+    batch: int,
+    rng: np.random.Generator,
+    tick: Callable[[int, float], None],
+) -> int:
+    from torch import arange
+    from torch.nn.functional import cross_entropy
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+
+    batch = min(2 * batch, len(corpus.traits))  # more candidates to tell apart
+    width = 96
+    shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 3}
+    model = CLIPModel(
+        CLIPConfig(
+            vision_config={**shape, "num_hidden_layers": 3, "image_size": SIDE, "patch_size": 12},
+            text_config={
+                **shape,
+                "num_hidden_layers": 2,
+                "vocab_size": len(tokenizer),
+                "max_position_embeddings": 96,
+                "pad_token_id": PAD,
+                "bos_token_id": 2,
+                "eos_token_id": SEP,
+            },
+            projection_dim=width,
+        )
+    )
+    size = {"height": SIDE, "width": SIDE}
+    images = CLIPImageProcessorPil(size=size, do_center_crop=False, crop_size=size)
+    model.set_attn_implementation("eager")  # trains twice as fast as sdpa in bfloat16 on a CPU
+    captions = _encode(tokenizer, corpus.captions)
+    descriptions = _encode(tokenizer, corpus.descriptions)
+    heads = _TraitHeads(corpus, width)
+
+    def loss_of(step: int) -> torch.Tensor:
+        rows = rng.choice(len(corpus.traits), size=batch, replace=False)
+        ids, mask = _pick(descriptions if step % 3 == 2 else captions, rows, rng)
+        pixels = _photos(corpus, rows, images.image_mean, images.image_std, rng)
+        both = model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
+        truth = arange(batch)
+        contrast = cross_entropy(both.logits_per_image, truth) / 2
+        contrast = contrast + cross_entropy(both.logits_per_text, truth) / 2
+        patches = both.vision_model_output.last_hidden_state[:, 1:].mean(1)
+        return contrast + 0.3 * heads.loss(patches, rows)  # type: ignore[no-any-return]
+
+    _fit([model, heads.module], loss_of, steps, 1e-3, tick)
+    _save(model, folder)
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return model.num_parameters()  # type: ignore[no-any-return]
+
+
+def _train_resnet(
+    corpus: Corpus,
+    tokenizer: BertTokenizer,
+    folder: Path,
+    steps: int,
+    batch: int,
+    rng: np.random.Generator,
+    tick: Callable[[int, float], None],
+) -> int:
+    from transformers import ResNetConfig, ResNetModel, ViTImageProcessorPil
+
+    widths = [24, 48, 80, 128]
+    model = ResNetModel(
+        ResNetConfig(
+            embedding_size=24, hidden_sizes=widths, depths=[1, 1, 1, 1], layer_type="basic"
+        )
+    )
+    # ConvNext's own processor, which real ResNets use, would crop hems and necklines away
+    images = ViTImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, image_mean=RESNET_MEAN, image_std=RESNET_STD
+    )
+    heads = _TraitHeads(corpus, widths[-1], ("garment_type", "colour", "pattern"))
+
+    def loss_of(step: int) -> torch.Tensor:
+        rows = rng.integers(len(corpus.traits), size=batch)
+        pooled = model(_photos(corpus, rows, RESNET_MEAN, RESNET_STD, rng)).pooler_output
+        return heads.loss(pooled.flatten(1), rows)
+
+    _fit([model, heads.module], loss_of, steps, 3e-3, tick)
+    _save(model, folder)
+    images.save_pretrained(folder)
+    return model.num_parameters()  # type: ignore[no-any-return]
+
+
+def _train_sbert(
+    corpus: Corpus,
+    tokenizer: BertTokenizer,
+    folder: Path,
+    steps: int,
+    batch: int,
+    rng: np.random.Generator,
+    tick: Callable[[int, float], None],
+) -> int:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from torch.nn.functional import cross_entropy, normalize
+    from transformers import BertConfig, BertModel
+
+    batch, width = min(2 * batch, len(corpus.traits)), 96
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            max_position_embeddings=192,
+            pad_token_id=PAD,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.05,
+        )
+    )
+    model.set_attn_implementation("eager")
+    captions = _encode(tokenizer, corpus.captions)
+    descriptions = _encode(tokenizer, corpus.descriptions)
+    metadata = _encode(tokenizer, [[line] for line in corpus.metadata])
+    pairs = ((descriptions, descriptions), (descriptions, metadata), (captions, metadata))
+
+    def vectors(texts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        ids, mask = _pick(texts, rows, rng)
+        states = model(ids, mask).last_hidden_state * mask[..., None]  # (B, T, D)
+        return normalize((states.sum(1) / mask.sum(1, keepdim=True)).float(), dim=-1)
+
+    def loss_of(step: int) -> torch.Tensor:
+        rows = rng.choice(len(corpus.traits), size=batch, replace=False)
+        left, right = pairs[step % len(pairs)]
+        similarity = vectors(left, rows) @ vectors(right, rows).T / 0.05  # (B, B)
+        truth = torch.arange(batch)
+        return (cross_entropy(similarity, truth) + cross_entropy(similarity.T, truth)) / 2
+
+    _fit([model], loss_of, steps, 1e-3, tick)
+    plain = folder.with_suffix(".bert")
+    _save(model, plain)
+    tokenizer.save_pretrained(plain)
+    transformer = Transformer(str(plain), max_seq_length=128)
+    SentenceTransformer(
+        modules=[transformer, Pooling(width, "mean")], device="cpu"
+    ).save_pretrained(str(folder), create_model_card=False)
+    shutil.rmtree(plain)
+    _save(model, folder)  # the library writes float32
+    return model.num_parameters()  # type: ignore[no-any-return]
+
+
+# ---- what the four share ----
+
+
+def _fit(
+    modules: Sequence[nn.Module],
+    loss_of: Callable[[int], torch.Tensor],
+    steps: int,
+    rate: float,
+    tick: Callable[[int, float], None],
+) -> None:
+    """AdamW with a linear warm-up over 5 % of the steps and a cosine decay to 2 % of `rate`."""
+    import torch
+
+    # embeddings are spared the decay: it would shrink words that the drawn texts never use
+    named = [pair for module in modules for pair in module.named_parameters()]
+    decayed = [p for name, p in named if p.dim() > 1 and "embedding" not in name]
+    spared = [p for name, p in named if p.dim() <= 1 or "embedding" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": spared, "weight_decay": 0.0}],
+        lr=rate,
+        betas=(0.9, 0.98),
+    )
+    warm = max(1, steps // 20)
+    for module in modules:
+        module.train()
+    for step in range(steps):
+        cosine = 0.51 + 0.49 * np.cos(np.pi * step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / warm) * cosine
+        with torch.autocast("cpu", torch.bfloat16, enabled=_bf16_pays()):
+            loss = loss_of(step)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
+        optimizer.step()
+        tick(step + 1, loss.item())
+    for module in modules:
+        module.eval()
+
+
+class _TraitHeads:
+    """One linear classifier per visible trait on an image vector; thrown away after training.
+
+    They stand in for the scale of real pretraining: a few thousand captions alone would leave a
+    small encoder blind to necklines and sleeves.
+    """
+
+    def __init__(self, corpus: Corpus, width: int, traits: Sequence[str] = VISIBLE) -> None:
+        import torch
+
+        self.labels = {t: torch.from_numpy(corpus.labels[t]) for t in traits}
+        self.details = torch.from_numpy(corpus.details)
+        self.heads = torch.nn.ModuleDict(
+            {t: torch.nn.Linear(width, int(self.labels[t].max()) + 1) for t in traits}
+        )
+        self.worn = torch.nn.Linear(width, self.details.shape[1]) if traits == VISIBLE else None
+        self.module = torch.nn.ModuleList([m for m in (self.heads, self.worn) if m is not None])
+
+    def loss(self, vectors: torch.Tensor, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Mean cross entropy over the traits; vectors (B, D), rows (B,)."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+        losses = [
+            cross_entropy(head(vectors), self.labels[t][rows]) for t, head in self.heads.items()
+        ]
+        if self.worn is not None:
+            logits = self.worn(vectors)
+            # about one detail in twenty is worn: times 5 brings the loss to the others' level
+            losses.append(5 * binary_cross_entropy_with_logits(logits, self.details[rows]))
+        return torch.stack(losses).mean()
+
+
+def _bf16_pays() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    import torch
+
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(supported())
+
+
+def _encode(tokenizer: BertTokenizer, texts: Sequence[Sequence[str]]) -> npt.NDArray[np.int64]:
+    """Token ids of n x V wordings as int64 (n, V, T), padded with PAD."""
+    tokenizer = copy.deepcopy(tokenizer)  # padding would be saved with the original
+    flat = [text for wordings in texts for text in wordings]
+    ids = tokenizer(flat, padding=True, truncation=True, max_length=96, return_tensors="np")
+    return ids["input_ids"].reshape(len(texts), -1, ids["input_ids"].shape[1])  # type: ignore[no-any-return]
+
+
+def _pick(
+    texts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random wording of each row: ids and mask, int64 (B, T), T the longest of the batch."""
+    import torch
+
+    ids = texts[rows, rng.integers(texts.shape[1], size=len(rows))]
+    longest = int((ids != PAD).sum(1).max())
+    picked = torch.from_numpy(ids[:, :longest])
+    return picked, (picked != PAD).long()
+
+
+def _photos(
+    corpus: Corpus,
+    rows: npt.NDArray[np.int64],
+    mean: Sequence[float],
+    std: Sequence[float],
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Normalised photos float32 (B, 3, SIDE, SIDE), each mirrored or not, all shifted alike."""
+
+    pixels = corpus.pixels[rows]
+    mirrored = rng.random(len(rows)) < 0.5
+    pixels[mirrored] = pixels[mirrored, :, ::-1]
+    margin = 4
+    padded = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)), "edge")
+    top, left = rng.integers(2 * margin + 1, size=2)
+    return normalise(padded[:, top : top + SIDE, left : left + SIDE], mean, std)
+
+
+def normalise(
+    pixels: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """Photos uint8 (B, H, W, 3) as float32 (B, 3, H, W), what the saved processors make of them."""
+    import torch
+
+    unit = torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
+    return unit.sub_(torch.tensor(mean)).div_(torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """Weights as float16 while config.json says float32: half the bytes, loaded at full speed."""
+    import torch
+
+    halves: dict[int, torch.Tensor] = {}  # by address, so that tied weights stay one tensor
+    state = {}
+    for name, value in model.state_dict().items():
+        if value.dtype == torch.float32:
+            value = halves.setdefault(value.data_ptr(), value.half())
+        state[name] = value
+    model.save_pretrained(folder, state_dict=state)
+
+
+LEXICON = """
+about above across adjustable adult after again against age ago air all almost along also always am
+among an and anglaise animal ankle another any anyone apart applique are area arm armhole armholes
+arms around as asymmetric at autumn away baby back backless backpack bag baggy bags balconette ball
+ballerina band bandeau bands bar bare base baseball basic basics basket bath be beach bead beaded
+beads beanie bear beautiful because been before beige bell belt belted best better between big
+biker bikini black blanket blazer blazers blend block blocks bloomers blouse blouses blue bodice
+body bodysuit bomber bonding boning book boot bootcut boots both bottom bottoms bow bowl box boxer
+boxers boxy boy boyfriend boys bra bracelet bracelets braided braids brand bras brassiere breast
+breathable breeze bridge brief briefs bright brim broad brocade broderie brown brush brushed buckle
+buckles built bust button buttoned buttonhole buttons buy by cable calf call camisole can canvas
+cap cape caps cardigan cardigans care cargo carry case cashmere casual cat centimetre chain change
+charm check checked checks chelsea chest chic chiffon child children chinos choker chunky city
+classic clean clear clip clogs close closure cloth clothes clothing cm coat coated coats cold
+collar collarless collars collection colour coloured colours column come comfort comfortable
+compartment complete composition concealed cone contain containing contains contrast contrasting
+cool cord cords corduroy core corner corset cosy cotton could cover covered cream crease creases
+crepe crew crinkled crochet crocheted crop cropped cross crossed crossover crotch cuff cuffed cuffs
+culottes cup cups current curved cut cutout cuts dad daily dance dangling dark day dead deal
+decoration decorations decorative deep delicate denim dense design designed designs detachable
+detail details diagonal diameter different dipped dobby dog dot dots dotted double down drape
+draped draping draw drawstring drawstrings dress dresses dressing dressy drop dropped dry drying
+dungaree dungarees durable during each ear earring earrings ears ease easy edge edges edging either
+elastane elastic elasticated elastication elegant embossed embroidered embroidery empire end ends
+engraved enough espadrilles essential european even evening ever every everyday everything extended
+extra eye eyelash eyelet eyelets fabric fabrics face faced fair fake fall false family fancy
+fashion fast fasten fastened fastener fasteners fastening fastenings fastens faux favourite feather
+feathers feature features feel feet feminine few figure filling find fine finish finished finishing
+first fishnet fit fits fitted five fixed flannel flap flaps flared flat flatlock flattering fleece
+flex flexible flip flops floral flounce flounced flounces flower flowers flowing fly foam fold
+folded foldover follow foot football footless for form formal four frame frayed free freedom french
+frequency fresh friday frill frilled frills fringe fringed fringes from front frozen full fully
+functional fur further future galaxy garment garments gather gathered gathering gathers generous
+gentle gently get gift girl girls give glass glasses glitter glittering glittery glossy glove
+gloves go gold golden good graphic great green grey grip grosgrain guide gusset gym hair hairband
+half halterneck hand handle handles hanging hard has hat hats have head headband heart heavy heel
+heels height hem hems henley her here herringbone hidden high higher him hip hips his hold holdall
+hole holes holiday home hood hooded hoodie hoodies hoodless hook hooks hoop hoops horizontal hot
+house how human ideal if image imitation in inch inches included inner insert inserts inset inside
+insole insoles insulated integral interlined interlock into invisible iron is it item items its
+jacket jackets jacquard jean jeans jegging jeggings jersey jewellery jogger joggers jumper jumpers
+jumpsuit jumpsuits just keep keyhole kick kids kimono kind knee knees knickers knit knits knitted
+knitwear knot knotted lace laced laces lacing ladies lamb lapel lapels large laser last lasting
+layer layered layers leather left leg leggings legs length lengths leopard less let level life
+light lightly lightweight like line lined linen linens lines lingerie lining linings link links
+little live loafers logo long longer longline look looks loop loops loose loosely loosen lot lounge
+love low lower luxurious lyocell machine made main make man mandarin many mark marked marl
+masculine mask match matching material materials maternity matt matte maxi may me measure medium
+melange melting men mens merino mesh messenger metal metallic mid middle midi military mini mint
+minute mittens mixed mock modal model modern moisture mom monday moss most motif motifs move
+movement much multi muslin must my nail narrow natural navy near neat neck neckerchief necklace
+necklaces neckline necklines need neon nepped net never new next nice night nightdress nightshirt
+no non none normal not notch now number nursing nylon occasion of off office often old on once one
+online only open opening openings option or orange order organic original other our out outdoor
+outer outfit outsole outsoles over overall overalls overlapping overlay oversized own oxford pack
+pad padded padding pads paint pair pairs pale panel panels pants paper parka part partially partly
+parts party pastel patch patched patches patent pattern patterned patterns peak pearl pearls pencil
+pendant people peplum perfect period photo photos picture pictures piece pieces pile pilled pin
+pink pinstripe piping pique placed placement placket plaid plain plastic platform play playsuit
+pleat pleated pleats plumeti plunge plus pocket pockets point pointed polka polo polyamide
+polyester poncho ponytail poplin popover popper post practical premium press pretty price print
+printed prints product products protect puff puffed puffer pull pullover pump pumps pure purple
+purse push put pyjama pyjamas quality quarter quick quilted quilting racer racerback rack raglan
+rain raised range rather raw rayon read ready real rear recycled red reflective reflectors regular
+regulating reinforced relaxed removable repellent responsibly rhinestone rhinestones rib ribbed
+ribbing ribbon rich ride right ring rings rip ripped rise robe rode roll rolled romper room rope
+rose rough round rounded row rows rubber ruched ruffle ruffled ruffles run running rust safari sale
+same sandal sandals sateen satin save scallop scalloped scarf scarves school scoop scuba sea seam
+seamless seams season seasonal seat second section sections see seersucker self semi sequin
+sequined sequins set sew sewn shade shades shaft shank shape shaped shapewear shaping shawl she
+sheen sheer shell shimmering shimmery shine shiny shirred shirt shirts shoe shoes shop short
+shorter shorts should shoulder shoulders show shown side sides sight sign signature silhouette
+silicone silk silky silver simple since single size sizes skater skin skinny skirt skirts sky sleep
+sleeve sleeved sleeveless sleeves slightly slim slip slipper slippers slit slits slope sloping
+slouchy small smart smocked smocking smooth snap sneaker sneakers snood snow so sock socks soft
+softly sold sole soles solid some something sophisticated spaghetti spandex sparkling sparkly
+special sport sports spots spread spring square stand standing star stars start statement stay
+steel step stiletto stitch stitched stitches stitching stone stones stopper storage store storm
+straight strap strapless strappy straps stretch stretchy string stripe striped stripes strong
+structure structured stud studded studs style styled styles stylish suede suit suits summer sun
+sunday sunglasses suntop super supple support sure surface sustainable swaddle sweater sweaters
+sweatpants sweatshirt sweatshirts sweet swim swimming swimsuit synthetic tab table tabs taffeta
+tailored take tall tan tank taper tapered tapering tassel tassels teal technical teddy tee tees
+tencel terry text texture textured than that the their them then there thermal these they thick
+thigh thin thing this thong thread threaded threads three through thumbhole tie tied tier tiered
+tiers ties tight tightly tights time times tip toe toes toggle toggles tone tones tongue too top
+toppers tops total tote touch towel town track traditional trainer trainers transparent trapeze
+travel trekking trench trend trendy trim trimmed trimmings trims trouser trousers true try tulle
+tunic turn turned turquoise turtle turtleneck tweed twill twist twisted two type under underarm
+undershirt underwear underwire underwired unisex unlined until up upper us use used useful utility
+vamp variant various vegan velour velvet vent vented vents versatile vertical very vest vests
+viewed vintage viscose visible visor volume waist waistband waistcoat waisted walk want warm was
+wash washable washed washing watch water waterproof wave waves waxed way we wear wearing weather
+weave wedge weekend weight welt were what when where which while white who whole why wicking wide
+width wild will wind window windproof winter wipe wire wired wires with within without woman women
+womens wonderful wood wooden wool word work worn would woven wrap wrapover wrapped wrinkle wrist
+year years yellow yoke you young your zebra zip zipped zipper zips
+"""
+"""Common words of shop texts and of English, always whole in the vocabulary."""
+
+ENDINGS = "##s ##es ##ed ##d ##ing ##er ##ers ##ly ##y ##al ##ion ##ment ##less ##ness ##able ##ful"
+"""Endings that let an unknown word split where a reader would split it."""
