@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from pipelines import InputError
 from pipelines.photos import draw_photo
 from pipelines.wording import (
     COLOURS,
@@ -45,6 +46,7 @@ __all__ = [
 WINDOW_DAYS = 730
 COLD_DAYS = 28
 JPEG_QUALITY = 84
+DRAWING_VERSION = 1  # raise it when the same seed no longer draws the same bytes
 
 _DENIM_COLOURS = ("Dark Blue", "Blue", "Light Blue", "Black", "Dark Grey", "White")
 _STYLES = ("classic", "sporty", "romantic", "bohemian", "minimal", "street")
@@ -74,10 +76,12 @@ class DrawnCatalogue:
 def draw_articles(n: int, seed: int) -> DrawnCatalogue:
     """Draw `n` articles (about two colour variants a product).
 
-    Raises ValueError when `n` is not between 1 and 200,000.
+    Raises InputError when `n` is not between 1 and 200,000 or `seed` is negative.
     """
     if not 1 <= n <= 200_000:
-        raise ValueError(f"n is {n}; expected 1 to 200000 articles")
+        raise InputError(f"n is {n}: expected 1 to 200000 articles to draw")
+    if seed < 0:
+        raise InputError(f"seed is {seed}: expected 0 or more")
     articles: list[dict[str, object]] = []
     traits: list[dict[str, object]] = []
     number = 0
@@ -105,9 +109,12 @@ def write_catalogue(
     Photos that are there already are kept (each is written under a temporary name and renamed, so
     one that is there is whole); `articles.csv` comes last and so marks a finished folder. The same
     seed gives the same bytes whatever `workers` is. `progress` is called with (photos done, photos
-    in all).
+    in all). A folder that holds another drawn catalogue is drawn anew.
+
+    Raises InputError when the folder holds a catalogue that this function did not write.
     """
     catalogue = draw_articles(n, seed)
+    _claim(folder, f"drawing {DRAWING_VERSION}, {n} articles, seed {seed}\n")
     wanted = catalogue.traits.filter(pl.col("has_image")).to_dicts()
     jobs = [(row, folder / "images" / str(row["article_id"])[:3]) for row in wanted]
     for place in sorted({place for _, place in jobs}):
@@ -124,6 +131,27 @@ def write_catalogue(
     catalogue.articles.write_csv(part)
     os.replace(part, folder / "articles.csv")
     return catalogue
+
+
+def _claim(folder: Path, mark: str) -> None:
+    """Make the folder ours; leave only what an earlier call with the same `mark` finished."""
+    marker = folder / ".drawn"
+    if marker.is_file():
+        same = marker.read_text() == mark
+        for old in [*folder.glob("images/*/*"), *folder.glob(".articles.csv.*")]:
+            if not same or old.name.startswith("."):
+                old.unlink(missing_ok=True)
+        if not same:
+            (folder / "articles.csv").unlink(missing_ok=True)
+    elif (folder / "articles.csv").exists() or (folder / "images").exists():
+        raise InputError(
+            f"{folder} holds a catalogue that was not drawn here: expected a new folder or one "
+            "written by an earlier drawing; choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".drawn.{os.getpid()}"
+    part.write_text(mark)
+    os.replace(part, marker)
 
 
 def _draw_product(number: int, seed: int) -> list[tuple[dict[str, object], dict[str, object]]]:
@@ -150,7 +178,7 @@ def _draw_product(number: int, seed: int) -> list[tuple[dict[str, object], dict[
         "details": ", ".join(details),
         "fabric": pick(rng, garment.fabrics),
         "fit": pick(rng, garment.fits),
-        "occasion": pick(rng, _OCCASIONS),
+        "occasion": pick(rng, [o for o in _OCCASIONS if not (warm and o == "holiday")]),
         "season": _SEASONS[int(rng.choice(4, p=(0.1, 0.05, 0.4, 0.45) if warm else
                                           (0.35, 0.4, 0.15, 0.1)))],
         "quality": round(quality, 4),

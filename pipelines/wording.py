@@ -421,7 +421,7 @@ _TAIL = {
              "Made with organic cotton.", "Contains recycled fibres.", "Jersey lining."),
     _FULL: ("Unlined.", "Lined.", "Partly lined.", "Jersey lining.", "Lined at the top.",
             "The polyester content is recycled."),
-    "Accessories": ("Unlined.", "Lined.", "Size in metric: one size.", "Contains recycled wool.",
+    "Accessories": ("Unlined.", "Lined.", "Easy to style.", "Contains recycled wool.",
                     "Comes in a gift box.", "Made from recycled material."),
     "Shoes": ("Cotton canvas linings and insoles.", "Rubber soles.", "Jersey lining.",
               "Satin linings and imitation leather insoles.", "Patterned soles.",
@@ -528,6 +528,7 @@ def _description(trait_row: Mapping[str, object], rng: np.random.Generator, colo
     before = _adjectives(row, rng)
     if row["sleeve"] in ("sleeveless", "short", "long") and rng.random() < 0.2:
         before.append({"sleeveless": "sleeveless"}.get(row["sleeve"], row["sleeve"] + "-sleeved"))
+        row["sleeve"] = ""
     head = ", ".join(before)
     head = f"{head} {noun if noun.startswith('T-') else noun.lower()}" if head else noun
     clauses = _clauses(row, rng, kind)
