@@ -62,7 +62,7 @@ PEAK_DAY = {"spring": 105, "summer": 190, "autumn": 285, "fall": 285, "winter": 
 HM_ARTICLES, HM_CUSTOMERS, HM_PURCHASES, HM_DAYS = 105_542, 1_371_980, 31_788_324, 734
 PRICE_UNIT = 590.0
 """H&M's published prices are the shop price divided by this."""
-SEGMENT_SIZE = 1600
+SEGMENT_SIZE = 4000
 LAST_DAY = date(2020, 9, 22)
 TRANSACTION_COLUMNS = ("t_dat", "customer_id", "article_id", "price", "sales_channel_id")
 
@@ -125,11 +125,16 @@ class PurchaseModel:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            share = field.name.endswith("_share") or field.name == "shared_taste"
-            if not value >= 0 or (share and value >= 1):
-                limit = "at least 0 and below 1" if share else "at least 0"
-                raise InputError(f"PurchaseModel.{field.name} is {value}: expected {limit}")
+            name, value = field.name, getattr(self, field.name)
+            if name.endswith("_share") or name == "shared_taste":
+                good, limit = 0 <= value < 1, "at least 0 and below 1"
+            elif name.endswith("_days"):
+                good, limit = value > 0, "more than 0"
+            else:
+                least = 1 if name == "basket_mean" else 0
+                good, limit = value >= least, f"at least {least}"
+            if not good:
+                raise InputError(f"PurchaseModel.{name} is {value}: expected {limit}")
 
 
 DEFAULT_MODEL = PurchaseModel()
@@ -146,7 +151,7 @@ class _Plan:
     size: Array
     """int32 (n_trips,): lines, that is different articles."""
     quantity: Array
-    """uint8 (n_lines,): rows per line; sums to the number of purchases."""
+    """int32 (n_lines,): rows per line; sums to the number of purchases."""
     source: Array
     """int32 (n_repeats,): the earlier line of the customer that is bought again."""
     repeat: Array
@@ -263,7 +268,7 @@ def draw_scaled(
     days. Shopping days, baskets, quantities, repeats and the coming and going of customers are
     those of `draw_purchases`; the choice of article is simpler, because 31 million choices among
     105,542 articles do not pay for utilities: popularity is log-normal within an article's time on
-    sale, and half of the choices stay in the customer's own segment of 1,600 articles. Scores of
+    sale, and half of the choices stay in the customer's own segment of 4,000 articles. Scores of
     recommenders on it mean nothing.
 
     Writes `articles.csv` (25 columns), `customers.csv`, `transactions_train.csv` (sorted by t_dat)
@@ -361,8 +366,8 @@ def _plan(
     mu = np.log(max(model.basket_mean - 0.5, 0.5)) - model.basket_sigma**2 / 2
     size = np.ceil(rng.lognormal(mu, model.basket_sigma, len(key))).astype(np.int32)
     size = _fit(rng, np.clip(size, 1, 60), n_lines)
-    quantity = np.ones(n_lines, np.uint8)
-    np.add.at(quantity, rng.integers(0, n_lines, n_purchases - n_lines), np.uint8(1))
+    quantity = np.ones(n_lines, np.int32)
+    np.add.at(quantity, rng.integers(0, n_lines, n_purchases - n_lines), 1)
 
     # Repeats: `first` is the customer's first line, `start` the trip's.
     trip_customer = (key // n_days).astype(np.int32)
@@ -388,13 +393,12 @@ def _plan(
 
 
 def _fit(rng: np.random.Generator, size: Array, total: int) -> Array:
-    """Change random entries by one, never below one, until the sum is `total`."""
+    """Change entries evenly or at random, never below one, until the sum is `total` >= len."""
+    size = size + max(0, (total - int(size.sum())) // len(size))
     while (gap := total - int(size.sum())) != 0:
         able = np.flatnonzero(size > 1) if gap < 0 else np.arange(len(size))
-        if not len(able):
-            raise AssertionError("more trips than lines")
         size[rng.permutation(able)[: abs(gap)]] += np.sign(gap)
-    return size
+    return np.asarray(size)
 
 
 def _origin(plan: _Plan) -> Array:
