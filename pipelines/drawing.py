@@ -162,8 +162,10 @@ def _draw_product(number: int, seed: int) -> list[tuple[dict[str, object], dict[
     garment = GARMENTS[kind]
     # 611,953 and 899,999 share no factor, so codes do not repeat within a catalogue
     code = str(100_000 + (number * 611_953 + seed * 12_347) % 899_999)
-    placement = pick(rng, garment.placements)
     pattern = "solid" if rng.random() < 0.3 else pick(rng, garment.patterns)
+    denim = pattern == "denim"
+    departments = [p for p in garment.placements if ("enim" in p[4]) == denim]
+    placement = pick(rng, departments or garment.placements)
     details = [d for d in garment.details if rng.random() < 0.42][:2]
     quality = float(rng.beta(2.2, 2.6))
     price = garment.price * (0.65 + 0.75 * quality) * float(np.exp(rng.normal(0, 0.22)))
@@ -176,7 +178,7 @@ def _draw_product(number: int, seed: int) -> list[tuple[dict[str, object], dict[
         "neckline": pick(rng, garment.necklines),
         "sleeve": pick(rng, garment.sleeves),
         "details": ", ".join(details),
-        "fabric": pick(rng, garment.fabrics),
+        "fabric": "denim" if denim else pick(rng, garment.fabrics),
         "fit": pick(rng, garment.fits),
         "occasion": pick(rng, [o for o in _OCCASIONS if not (warm and o == "holiday")]),
         "season": _SEASONS[int(rng.choice(4, p=(0.1, 0.05, 0.4, 0.45) if warm else
@@ -187,7 +189,7 @@ def _draw_product(number: int, seed: int) -> list[tuple[dict[str, object], dict[
     }  # fmt: skip
     if row["sleeve"] == "strappy" and row["neckline"] == "collar":
         row["neckline"] = "square"
-    colours = _DENIM_COLOURS if pattern == "denim" else tuple(COLOURS)
+    colours = _DENIM_COLOURS if denim else tuple(COLOURS)
     variants = min(1 + int(rng.geometric(0.5)) - 1 + int(rng.random() < 0.1), 6, len(colours))
     weight = np.array([2.6 if c in ("Black", "White", "Dark Blue") else 1.0 for c in colours])
     chosen = rng.choice(len(colours), size=variants, replace=False, p=weight / weight.sum())

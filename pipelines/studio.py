@@ -272,7 +272,7 @@ class Studio:
 
     def _motif(self, u: Floats, v: Floats) -> Floats:
         """A chest print: a sun, bars of lettering, a wave or a ring."""
-        y = v - 0.64
+        y = v - 0.69
         r = np.hypot(u, y)
         theta = np.arctan2(y, u)
         kind = int(self.phase[2] * 4)
@@ -311,21 +311,30 @@ def _tone(rgb: tuple[int, int, int], change: float) -> Floats:
 
 def _accent(colour: str, rng: np.random.Generator) -> Floats:
     """A second colour that reads against the first."""
-    own = np.array(COLOURS[colour][5], np.float32) / 255
-    options = [_tone(entry[5], 0.0) for entry in COLOURS.values()]
-    weights = [float(np.abs(other - own).mean()) for other in options]
-    light = own.mean() > 0.55
-    fit = [
-        other
-        for other, weight in zip(options, weights, strict=True)
-        if weight > 0.22 and (other.mean() < own.mean() if light else other.mean() > own.mean())
-    ]
+    own = _PALETTE[colour]
+    light = _MEANS[colour] > 0.55
     chance = rng.random()
     if chance < 0.25:  # a lighter or darker tone of its own
         return own * np.float32(0.5) if light else own * np.float32(0.3) + np.float32(0.66)
     neutral = ((47, 50, 66), (38, 37, 40), (120, 84, 60)) if light else ((243, 241, 236),
               (226, 208, 180), (205, 208, 214))  # fmt: skip
-    return _tone(pick(rng, neutral), 0.0) if chance < 0.75 or not fit else pick(rng, fit)
+    if chance < 0.75 or not _PARTNERS[colour]:
+        return _tone(pick(rng, neutral), 0.0)
+    return _PALETTE[pick(rng, _PARTNERS[colour])]
+
+
+_PALETTE = {name: _tone(entry[5], 0.0) for name, entry in COLOURS.items()}
+_MEANS = {name: float(tone.mean()) for name, tone in _PALETTE.items()}
+# light colours pair with darker ones and the reverse, far enough apart to be seen
+_PARTNERS = {
+    name: [
+        other
+        for other, tone in _PALETTE.items()
+        if float(np.abs(tone - own).mean()) > 0.22
+        and (_MEANS[other] < _MEANS[name]) == (_MEANS[name] > 0.55)
+    ]
+    for name, own in _PALETTE.items()
+}
 
 
 def ring(centre: Point, radius: float, count: int = 14) -> list[Point]:

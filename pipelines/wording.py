@@ -250,7 +250,7 @@ GARMENTS: dict[str, Garment] = {
         267, _FULL, 0.5, 0.037,
         (("D", 53, 1013, 1344, "Dresses"), ("A", 15, 1009, 1722, "Trouser")),
         ("Jumpsuit", "Playsuit"), ("jumpsuit", "one-piece outfit", "romper"),
-        ("viscose weave", "crêpe weave", "cotton weave", "denim", "jersey"),
+        ("viscose weave", "crêpe weave", "cotton weave", "linen blend", "jersey"),
         ("solid", "floral", "dotted", "striped"),
         ("tie belt", "buttons", "gathers", "side pockets"),
         ("short", "long"), ("v-neck", "square", "round"), ("strappy", "sleeveless", "short"),
@@ -604,7 +604,7 @@ def _cloth(row: Mapping[str, str], rng: np.random.Generator, quality: float, col
         words.append(pick(rng, looks))
     if colour:
         words.append(pick(rng, COLOURS[row["colour"]][6]))
-    if not words and rng.random() < 0.15:
+    if rng.random() < 0.12 and not colour:
         return ""
     if row["pattern"] == "denim":
         return " ".join([*dict.fromkeys(words), pick(rng, ("denim", "cotton denim"))])
