@@ -190,7 +190,7 @@ def _draw_product(number: int, seed: int) -> list[tuple[dict[str, object], dict[
     if row["sleeve"] == "strappy" and row["neckline"] == "collar":
         row["neckline"] = "square"
     colours = _DENIM_COLOURS if denim else tuple(COLOURS)
-    variants = min(1 + int(rng.geometric(0.5)) - 1 + int(rng.random() < 0.1), 6, len(colours))
+    variants = min(int(rng.geometric(0.5)) + int(rng.random() < 0.1), 6)
     weight = np.array([2.6 if c in ("Black", "White", "Dark Blue") else 1.0 for c in colours])
     chosen = rng.choice(len(colours), size=variants, replace=False, p=weight / weight.sum())
     start = rng.random()

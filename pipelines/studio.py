@@ -74,7 +74,7 @@ class Studio:
 
     def photo(self) -> Image.Image:
         noisy = self.canvas + 0.004 * self.grain[..., None]
-        return Image.fromarray((np.clip(noisy, 0, 1) * 255 + 0.5).astype(np.uint8), "RGB")
+        return Image.fromarray((np.clip(noisy, 0, 1) * 255 + 0.5).astype(np.uint8))
 
     def pixels(self, points: Sequence[Point]) -> Floats:
         at = np.asarray(points, np.float64) * self.zoom

@@ -308,7 +308,7 @@ GARMENTS: dict[str, Garment] = {
         87, "Shoes", 0.5, 0.052,
         (("C", 64, 1020, 3529, "Boots"), ("F", 27, 1020, 3629, "Shoes"),
          ("D", 52, 1020, 3929, "Divided Shoes")),
-        ("Boots",), ("boots", "leather boots", "winter boots"),
+        ("Boots",), ("boots", "fashion boots", "winter boots"),
         ("imitation leather", "leather", "imitation suede", "rubber"),
         ("solid", "leopard"), ("elastic gores", "lacing", "block heels"),
         ("ankle", "knee-high"), fits=("regular",),
