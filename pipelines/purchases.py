@@ -194,8 +194,11 @@ def draw_purchases(
     plan = _plan(plan_rng, model, n_customers, n_purchases, n_days, max(0, int(arrival.min())))
     first_day = last_day - timedelta(days=n_days - 1)
     age_factor = person_rng.standard_normal(n_customers)
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     rngs = item_rng, person_rng, trip_rng
-    article = _choose(traits, plan, model, first_day, n_days, *rngs, age_factor)
+    with threadpool_limits(1, "blas"):  # many small products: threads only wait for each other
+        article = _choose(traits, plan, model, first_day, n_days, *rngs, age_factor)
     customers = _customers(table_rng, n_customers, age_factor)
 
     trip = np.repeat(np.arange(len(plan.size)), plan.size)
