@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import InputError
+from recsys import InputError, kernels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -99,7 +99,7 @@ def score_lists(
         relevant.sum_duplicates()
     discount = 1 / np.log2(np.arange(2, cutoffs[-1] + 2))
     out = np.empty((len(codes), len(cutoffs), len(item_idx)))
-    _relevance_kernel(
+    arrays = (
         np.ascontiguousarray(item_idx, dtype=np.int32),
         relevant.indptr.astype(np.int64),
         relevant.indices.astype(np.int32, copy=False),
@@ -109,6 +109,8 @@ def score_lists(
         np.concatenate([[0.0], np.cumsum(discount)]),
         out,
     )
+    block = kernels.block_of(len(item_idx), 65_536)
+    kernels.run_blocks(len(item_idx), block, lambda lo, hi: _relevance_kernel(*arrays, lo, hi))
     n_users = int(np.count_nonzero(np.diff(relevant.indptr)))
     found = {}
     for i, name in enumerate(metrics):
@@ -127,17 +129,19 @@ def _code(name: str) -> int:
     return names.index(name)
 
 
-@nb.njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _relevance_kernel(  # type: ignore[no-untyped-def]
-    lists, start, items, cutoffs, codes, discount, ideal, out
+    lists, start, items, cutoffs, codes, discount, ideal, out, begin, end
 ):
-    """Fill out (metrics, cutoffs, users) in one walk down every list."""
-    n, length = lists.shape
-    for user in nb.prange(n):
-        relevant = items[start[user] : start[user + 1]]
-        m = len(relevant)
+    """Fill out (metrics, cutoffs, users) in one walk down the lists begin..end."""
+    length = lists.shape[1]
+    for user in range(begin, end):
+        low, high = start[user], start[user + 1]
+        m = high - low
         if m == 0:
-            out[:, :, user] = np.nan
+            for a in range(len(codes)):
+                for c in range(len(cutoffs)):
+                    out[a, c, user] = np.nan
             continue
         hits = 0
         first_hit = 0
@@ -149,7 +153,7 @@ def _relevance_kernel(  # type: ignore[no-untyped-def]
             k = cutoffs[c]
             while rank < k:
                 rank += 1
-                if rank <= length and _is_hit(lists[user], rank - 1, relevant):
+                if rank <= length and _is_hit(lists, user, rank - 1, items, low, high):
                     hits += 1
                     dcg += discount[rank - 1]
                     hit_precision += hits / rank
@@ -182,22 +186,24 @@ def _relevance_kernel(  # type: ignore[no-untyped-def]
                 out[a, c, user] = value
 
 
-@nb.njit(inline="always")  # type: ignore[untyped-decorator]
-def _is_hit(row, place, relevant):  # type: ignore[no-untyped-def]
-    item = row[place]
+@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
+def _is_hit(lists, user, place, items, low, high):  # type: ignore[no-untyped-def]
+    """Whether the item at `place` is relevant (sorted items[low:high]) and new in the list."""
+    item = lists[user, place]
     if item < 0:
         return False
-    if len(relevant) <= 16:
-        found = False
-        for other in relevant:
-            if other == item:
-                found = True
-                break
-    else:
-        at = np.searchsorted(relevant, item)
-        found = at < len(relevant) and relevant[at] == item
-    if found:
-        for before in range(place):
-            if row[before] == item:
-                return False
-    return found
+    while high - low > 32:
+        middle = (low + high) >> 1
+        if items[middle] <= item:
+            low = middle
+        else:
+            high = middle
+    found = False
+    for at in range(low, high):  # no early exit: nearly every place is a miss
+        found |= items[at] == item
+    if not found:
+        return False
+    for before in range(place):
+        if lists[user, before] == item:
+            return False
+    return True

@@ -16,7 +16,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import InputError
+from recsys import InputError, kernels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -404,13 +404,12 @@ def _select(
     """Fill the lists of `rows` from a block of approximate scores; True where `cap` was passed."""
     over = np.zeros(len(rows), dtype=np.bool_)
     groups = task.groups
-    items = task.items if rescore else np.zeros((0, 0), dtype=np.float32)
-    _select_kernel(
+    arrays = (
         bits,
         np.uint32(32 - 8 * bits.itemsize),
         np.zeros((0, 0), dtype=np.int32) if columns is None else columns,
         query,
-        items,
+        task.items if rescore else np.zeros((0, 0), dtype=np.float32),
         groups.first,
         groups.of_item,
         groups.start,
@@ -420,11 +419,12 @@ def _select(
         slack,
         rounding,
         cap,
-        np.empty((nb.get_num_threads(), bits.shape[1]), dtype=np.int32),
         task.ids,
         task.scores,
         over,
     )
+    block = kernels.block_of(len(rows), 64)
+    kernels.run_blocks(len(rows), block, lambda lo, hi: _select_kernel(*arrays, lo, hi))
     return over
 
 
@@ -434,7 +434,7 @@ def _value(bits, shift):  # type: ignore[no-untyped-def]
     return np.uint32(np.uint32(bits) << shift).view(np.float32)
 
 
-@nb.njit(cache=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+@nb.njit(nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
 def _dot(a, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(len(a)):
@@ -442,7 +442,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
     return np.float32(total)
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
 def _kth_largest(best, n_best, value):  # type: ignore[no-untyped-def]
     """Insert into an ascending list of at most len(best) largest values; returns its length."""
     k = len(best)
@@ -463,13 +463,13 @@ def _kth_largest(best, n_best, value):  # type: ignore[no-untyped-def]
     return n_best + 1
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
 def _contains(row, value):  # type: ignore[no-untyped-def]
     at = np.searchsorted(row, value)
     return at < len(row) and row[at] == value
 
 
-@nb.njit(parallel=True, cache=True, fastmath={"nnan", "nsz"})  # type: ignore[untyped-decorator]
+@nb.njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})  # type: ignore[untyped-decorator]
 def _select_kernel(  # type: ignore[no-untyped-def]
     bits,
     shift,
@@ -486,21 +486,25 @@ def _select_kernel(  # type: ignore[no-untyped-def]
     slack,
     rounding,
     cap,
-    scratch,
     ids,
     scores,
     over,
+    begin,
+    end,
 ):
-    n, width = bits.shape
+    """Write the lists of the rows begin..end of the block."""
+    width = bits.shape[1]
     k = ids.shape[1]
     rescore = len(items) > 0
     n_chunks = (width + 63) // 64
-    for r in nb.prange(n):
+    chunk_max = np.empty(n_chunks, dtype=np.float32)
+    best = np.empty(k, dtype=np.float32)
+    found = np.empty(width, dtype=np.int32)
+    for r in range(begin, end):
         row = rows[r]
         excluded = excluded_items[excluded_start[row] : excluded_start[row + 1]]
         if len(columns) == 0:
             _hide_excluded(bits[r], shift, excluded, of_item, start)
-        chunk_max = np.empty(n_chunks, dtype=np.float32)
         for c in range(n_chunks):
             largest = np.float32(-np.inf)
             for j in range(c * 64, min(c * 64 + 64, width)):
@@ -509,12 +513,10 @@ def _select_kernel(  # type: ignore[no-untyped-def]
                     largest = value
             chunk_max[c] = largest
         # k chunks have a maximum of at least `bar`, so the k-th score is no smaller.
-        best = np.empty(k, dtype=np.float32)
         n_best = 0
         for c in range(n_chunks):
             n_best = _kth_largest(best, n_best, chunk_max[c])
         bar = _bar(best[0], slack[r], rounding) if n_best == k else np.float32(-np.inf)
-        found = scratch[nb.get_thread_id()]
         n_found = 0
         n_best = 0
         for c in range(n_chunks):
@@ -564,7 +566,7 @@ def _select_kernel(  # type: ignore[no-untyped-def]
                 n_out = min(n_out + 1, k)
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
 def _bar(kth, slack, rounding):  # type: ignore[no-untyped-def]
     """The approximate score below which no item can belong to the k best.
 
@@ -576,7 +578,7 @@ def _bar(kth, slack, rounding):  # type: ignore[no-untyped-def]
     return np.nextafter(np.float32(low), np.float32(-np.inf))
 
 
-@nb.njit(cache=True)  # type: ignore[untyped-decorator]
+@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
 def _hide_excluded(bits, shift, excluded, of_item, start):  # type: ignore[no-untyped-def]
     """Set the score of every group whose members are all excluded to -inf."""
     shared = np.empty(len(excluded), dtype=np.int32)
@@ -592,11 +594,8 @@ def _hide_excluded(bits, shift, excluded, of_item, start):  # type: ignore[no-un
             shared[n_shared] = group
             n_shared += 1
     shared[:n_shared].sort()
-    at = 0
-    while at < n_shared:
-        end = at
-        while end < n_shared and shared[end] == shared[at]:
-            end += 1
-        if end - at == start[shared[at] + 1] - start[shared[at]]:
+    run = 0
+    for at in range(n_shared):
+        run = run + 1 if at > 0 and shared[at] == shared[at - 1] else 1
+        if run == start[shared[at] + 1] - start[shared[at]]:
             bits[shared[at]] = hidden
-        at = end

