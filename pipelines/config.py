@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
+from caption.train import TrainConfig
 from pipelines import InputError
 
 Count = Annotated[int, Ge(1)]
@@ -29,7 +30,6 @@ Row = Literal[
 ]
 ROWS: tuple[Row, ...] = typing.get_args(Row)
 TEXT_SETTINGS: tuple[TextSetting, ...] = typing.get_args(TextSetting)
-Adaptation = Literal["full", "decoder", "decoder+encoder-last-n", "lora", "rslora"]
 
 
 @dataclass(frozen=True)
@@ -77,40 +77,6 @@ class CaptionerConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Maximum-likelihood fine-tuning."""
-
-    adaptation: Adaptation = "lora"
-    """Which weights learn."""
-    lora_rank: Count = 16
-    """Rank of the LoRA matrices."""
-    lora_alpha: Count = 32
-    """LoRA scale: the update is multiplied by alpha / rank (rsLoRA: alpha / sqrt(rank))."""
-    lora_dropout: Share = 0.05
-    """Dropout on the LoRA path."""
-    targets: Literal["attention-qv", "attention", "attention+mlp"] = "attention+mlp"
-    """Which projections of the decoder LoRA adapts."""
-    encoder_layers: Natural = 0
-    """How many of the image encoder's last layers learn too; 0 freezes and caches the encoder."""
-    steps: Count = 600
-    """Optimiser steps: the budget, whatever the machine."""
-    batch_size: Count = 32
-    """Photos a step."""
-    learning_rate: Positive = 2e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: Annotated[float, Ge(0)] = 0.05
-    """AdamW weight decay."""
-    warmup: Share = 0.1
-    """Share of the steps in which the learning rate rises; a cosine to zero follows."""
-    max_tokens: Count = 60
-    """Captions longer than this are cut (and counted)."""
-    evaluate_every: Count = 100
-    """Steps between validations; the best checkpoint is kept."""
-    extend_vocabulary: Natural = 0
-    """Most frequent words of the training text to add as whole tokens (full or decoder only)."""
-
-
-@dataclass(frozen=True)
 class GenerateConfig:
     """Writing captions."""
 
@@ -120,7 +86,7 @@ class GenerateConfig:
     """Longest caption, in tokens."""
     batch_size: Count = 64
     """Photos a batch."""
-    shard_size: Count = 256
+    shard_size: Count = 512
     """Photos between two points from which a killed run resumes."""
 
 
@@ -136,9 +102,11 @@ class ScoreConfig:
         "consensus",
     )
     """Captioners without a language model that stand in the same table."""
+    encoder: str = "resnet"
+    """Image encoder whose nearest training photos copy-nearest and consensus use."""
     neighbours: Count = 20
     """Nearest training photos among which consensus chooses."""
-    examples: Count = 2000
+    bootstrap: Count = 2000
     """Resamples of the bootstrap behind every interval."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pipelines.run import Run
@@ -29,18 +30,21 @@ def draw_demo(run: Run) -> Path:
         if stage.reused:
             return stage.folder
         run.say(f"drawing {demo.articles:,} articles and {demo.purchases:,} purchases")
-        with run.progress("Drawing photos") as progress:
+        with run.progress() as progress:
             drawn = write_catalogue(
-                stage.folder, demo.articles, seed, workers=os.cpu_count() or 1, progress=progress
+                stage.folder,
+                demo.articles,
+                seed,
+                workers=os.cpu_count() or 1,
+                progress=partial(progress, "drawing photos"),
             )
-        with run.progress("Drawing purchases") as progress:
             write_purchases(
                 stage.folder,
                 drawn.traits,
                 n_customers=demo.customers,
                 n_purchases=demo.purchases,
                 seed=seed,
-                progress=progress,
+                progress=partial(progress, "drawing purchases"),
             )
     return stage.folder
 

@@ -13,14 +13,20 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import InputError
 from pipelines.catalog import Catalog, read_catalog
 from pipelines.config import Config, load_config
 from pipelines.workspace import Workspace, packaged, read_json, write_json
 
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 DEMO = "demo"
-Progress = Callable[[int, int], None]
+SECONDS_BETWEEN_LINES = 30
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, how much is done, how much there is to do)."""
 
 
 @dataclass(frozen=True)
@@ -55,29 +61,53 @@ class Run:
         return catalog
 
     @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        """A live progress bar on standard error; yields `(done, total) -> None`."""
+    def progress(self) -> Iterator[Progress]:
+        """Live progress on standard error; yields `(what, done, total) -> None`.
+
+        A bar on a terminal; elsewhere (a log) a line every half minute.
+        """
+        import sys
+        import time
+
         from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
-            Progress,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.progress import Progress as Bars
 
         console = Console(stderr=True)
+        last = time.monotonic()
+
+        def log(what: str, done: int, total: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+        if not console.is_terminal:
+            yield log
+            return
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<24}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        with Bars(*columns, console=console, transient=True) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def show(what: str, done: int, total: int) -> None:
+                name = what.partition(",")[0]  # "training, loss 1.234" stays one bar
+                if name not in tasks:
+                    tasks[name] = bars.add_task(what)
+                bars.update(tasks[name], description=what, completed=done, total=total)
+
+            yield show
 
 
 @contextlib.contextmanager
@@ -139,3 +169,10 @@ def open_run(
 def checkpoint(name: str, kind: str) -> str:
     """`demo` -> folder of the shipped model of this kind; any other name as it is."""
     return str(packaged("data", "demo", kind)) if name == DEMO else name
+
+
+def checkpoint_hash(name: str) -> str:
+    """What a stage's key holds of a checkpoint: a folder's content hash, or the hub's name."""
+    from recsys.encoders import checkpoint_digest
+
+    return checkpoint_digest(Path(name)) if Path(name).is_dir() else name

@@ -1,0 +1,123 @@
+"""`fcr caption-items`: a description for every article with a photo."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pipelines import InputError
+from pipelines.catalog import fingerprints
+from pipelines.run import Run, checkpoint, checkpoint_hash
+from pipelines.train_captioner import STAGE as TRAIN
+from pipelines.train_captioner import fine_tuned
+
+if TYPE_CHECKING:
+    from caption.captioners import Captioner
+
+STAGE = "caption-items"
+
+
+def caption_items(run: Run, *, captioner: str | None = None) -> Path:
+    """Describe the run's catalogue; a killed call goes on from its last finished shard.
+
+    Args:
+        run: an open run.
+        captioner: `fine-tuned` (the run's), `pretrained` (the configured checkpoint), or a
+            checkpoint's name or folder; None takes the fine-tuned one where there is one.
+
+    Returns:
+        path of `captions.parquet` (article_id, caption, captioner, logprob); beside it
+        `skipped.parquet` (article_id, reason).
+
+    Raises:
+        InputError: bad tables, no photos, a captioner that can't be loaded.
+    """
+    from caption.generate import caption_catalogue
+
+    trained = run.workspace.manifest(TRAIN)
+    label = captioner or ("fine-tuned" if trained is not None else "pretrained")
+    if captioner is None and trained is None:
+        run.say(
+            "note: this run has no fine-tuned captioner, so the pretrained one writes; "
+            "train one with `fcr train-captioner`"
+        )
+    if label == "fine-tuned":
+        if trained is None:
+            raise InputError(
+                f"run {run.folder.name} has no fine-tuned captioner: call `fcr train-captioner "
+                f"--run {run.folder.name}` first, or choose another with --captioner"
+            )
+        identity = trained["key"]
+    else:
+        identity = checkpoint_hash(_checkpoint(run, label))
+    settings = run.config.generate
+    inputs = {**fingerprints(run.data, purchases=False), "captioner": identity}
+    with run.workspace.stage(
+        STAGE,
+        config={**asdict(settings), "captioner": label},
+        inputs=inputs,
+        seed=run.config.seed,
+        say=run.say,
+    ) as stage:
+        if stage.reused:
+            return stage.path("captions.parquet")
+        catalog = run.catalog(purchases=False)
+        photos = zip(catalog.articles["article_id"], catalog.photos(), strict=True)
+        items = sorted((article_id, photo) for article_id, photo in photos if photo is not None)
+        if not items:
+            raise InputError(
+                f"no article has a photo: expected {run.data}/images/<first 3 digits of the id>/"
+                "<article_id>.jpg"
+            )
+        without = catalog.articles.height - len(items)
+        if without:
+            run.say(f"note: {without:,} articles have no photo and get no caption")
+        writer = load(run, label)
+        with run.progress() as progress:
+            result = caption_catalogue(
+                writer,
+                items,
+                stage.folder,
+                label=label,
+                beams=settings.beams,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=settings.batch_size,
+                shard_size=settings.shard_size,
+                progress=progress,
+            )
+        if result.n_reused:
+            run.say(f"{result.n_reused:,} captions were there from an interrupted call")
+        if result.n_skipped:
+            first = pl.read_parquet(result.skipped).row(0, named=True)
+            run.say(
+                f"note: {result.n_skipped:,} photos got no caption, e.g. {first['article_id']}: "
+                f"{first['reason']} (all in {result.skipped})"
+            )
+        distinct = pl.read_parquet(result.captions)["caption"].n_unique()
+        run.say(f"{result.n_captions:,} captions, {distinct:,} of them distinct")
+        stage.record.update(
+            captioner=label,
+            captions=result.n_captions,
+            distinct=distinct,
+            skipped=result.n_skipped,
+            without_photo=without,
+        )
+        return result.captions
+
+
+def load(run: Run, label: str) -> Captioner:
+    """The captioner called `label` in this run: `fine-tuned`, `pretrained`, or a checkpoint."""
+    from caption.captioners import load_captioner
+
+    if label != "fine-tuned":
+        return load_captioner(_checkpoint(run, label))
+    captioner = fine_tuned(run)
+    assert captioner is not None
+    return captioner
+
+
+def _checkpoint(run: Run, label: str) -> str:
+    return checkpoint(run.config.captioner.checkpoint if label == "pretrained" else label, "blip")
