@@ -40,6 +40,12 @@ ENCODED_BY = {
 NO_TEXT = "-"
 METRICS = ("ndcg", "map")
 USERS_A_BLOCK = 4096
+DIFFERENCES = {
+    **dict.fromkeys(("recommender", "setting", "against", "metric"), pl.String),
+    **dict.fromkeys(("difference", "low", "high", "p", "p_holm", "detectable"), pl.Float64),
+    "n_users": pl.Int64,
+}
+"""Columns of differences.csv."""
 
 
 @dataclass(frozen=True)
@@ -366,13 +372,9 @@ def _differences(user_metrics: pl.DataFrame, config: RecommendConfig, seed: int)
                     }
                 )
     if not found:
-        texts = dict.fromkeys(["recommender", "setting", "against", "metric"], pl.String)
-        numbers = dict.fromkeys(
-            ["difference", "low", "high", "p", "p_holm", "detectable"], pl.Float64
-        )
-        return pl.DataFrame(schema={**kinds, **numbers, "n_users": pl.Int64})
+        return pl.DataFrame(schema=DIFFERENCES)
     frame = pl.DataFrame(found)
-    return frame.with_columns(pl.Series("p_holm", holm(frame["p"].to_numpy())))
+    return frame.with_columns(pl.Series("p_holm", holm(frame["p"].to_numpy()))).select(DIFFERENCES)
 
 
 def _print_table(metrics: pl.DataFrame, record: dict[str, Any]) -> None:
@@ -387,10 +389,12 @@ def _print_table(metrics: pl.DataFrame, record: dict[str, Any]) -> None:
             str(name),
             str(setting),
             *(
-                f"{cells[n]['value']:.4f} [{cells[n]['low']:.4f}, {cells[n]['high']:.4f}]"
-                for n in names
+                f"{r['value']:.4f} ±{(r['high'] - r['low']) / 2:.4f}"
+                for r in (cells[n] for n in names)
             ),
         )
     console = Console()
     console.print(table)
-    console.print(f"{record['protocol']}; 95 % bootstrap intervals over users", style="dim")
+    console.print(
+        f"{record['protocol']}; ± is half the 95 % bootstrap interval over users", style="dim"
+    )
