@@ -400,10 +400,13 @@ def _encode_distinct(
         for keys, batch in _batches(missing, inputs.source, model, job.batch_size):
             readable = [i for i, x in enumerate(batch) if x is not None]
             if readable:
-                vectors = model.encode([batch[i] for i in readable])
-                if not np.isfinite(vectors).all():
+                found = model.encode([batch[i] for i in readable])
+                if not np.isfinite(found).all():
                     raise InputError(f"the {job.kind} checkpoint {job.folder} yields NaN vectors")
-                pending.append(([keys[i] for i in readable], vectors))
+                # Unreadable inputs are remembered as NaN, or every run would try them again.
+                rows = np.full((len(keys), found.shape[1]), np.nan, dtype=np.float32)
+                rows[readable] = found
+                pending.append((keys, rows))
             done += len(keys)
             if done % _SHARD < job.batch_size or done == len(missing):
                 _flush(store, pending)
@@ -411,10 +414,13 @@ def _encode_distinct(
             if job.progress:
                 job.progress(job.kind, done, len(missing))
     dim = next((len(v) for v in store.vectors.values()), 0)
-    valid = np.array([key in store.vectors for key in inputs.keys], dtype=bool)
     vectors = np.zeros((len(inputs.keys), dim), dtype=np.float32)
-    for row in np.flatnonzero(valid):
-        vectors[row] = store.vectors[inputs.keys[row]]  # type: ignore[index]
+    valid = np.zeros(len(inputs.keys), dtype=bool)
+    for row, key in enumerate(inputs.keys):
+        vector = store.vectors.get(key) if key is not None else None
+        if vector is not None and not np.isnan(vector[0]):
+            vectors[row] = vector
+            valid[row] = True
     if KINDS[job.kind].modality == "image":
         lost = sum(key is not None for key in inputs.keys) - int(valid.sum())
         counts["unreadable_image"] = lost
@@ -471,6 +477,9 @@ class _Model:
     """A loaded checkpoint: `encode` maps a batch of prepared inputs to (b, dim) float32."""
 
     modality: str = "text"
+    needs: str = ""
+    """What a checkpoint of the right class has."""
+    model: Any
 
     def __init__(self, job: _Job) -> None:
         import torch
@@ -482,6 +491,15 @@ class _Model:
 
     def load(self, folder: Path) -> None:
         raise NotImplementedError
+
+    def load_transformer(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel
+
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        if self.needs and not hasattr(self.model, self.needs):
+            raise ValueError(f"a {type(self.model).__name__} has no {self.needs}")
+        self.model.eval().to(self.device)
 
     def forward(self, batch: list[Any]) -> Any:
         raise NotImplementedError
@@ -516,17 +534,14 @@ class _Sentence(_Model):
 
 class _Photo(_Model):
     modality = "image"
-    part = "model"
 
     def load(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoImageProcessor
 
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
         size = dict(self.processor.size)
         self.edge = max(v for v in size.values() if v)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval().to(self.device)
+        self.load_transformer(folder)
 
     def prepare(self, source: Path) -> NDArray[np.float32] | None:
         image = _read_image(source, self.edge)
@@ -546,18 +561,20 @@ class _Photo(_Model):
 
 
 class _ClipImage(_Photo):
+    needs = "get_image_features"
+
     def pool(self, pixels: Any) -> Any:
         return self.model.get_image_features(pixel_values=pixels).pooler_output
 
 
 class _ClipText(_Model):
+    needs = "get_text_features"
+
     def load(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval().to(self.device)
+        self.load_transformer(folder)
         config = self.model.config
         self.length = config.text_config.max_position_embeddings
         # SigLIP was trained on, and reads off, the last of a fixed number of places.
@@ -579,12 +596,16 @@ class _ClipText(_Model):
 class _Blip2Vision(_Photo):
     """Mean of the vision tokens."""
 
+    needs = "vision_model"
+
     def pool(self, pixels: Any) -> Any:
         return self.model.vision_model(pixel_values=pixels).last_hidden_state.mean(dim=1)
 
 
 class _Blip2Queries(_Photo):
     """The Q-Former's output queries, one after the other."""
+
+    needs = "qformer"
 
     def queries(self, pixels: Any) -> Any:
         # (B, queries, hidden)
@@ -614,6 +635,9 @@ KINDS: dict[str, type[_Model]] = {
 
 
 def _load(job: _Job) -> _Model:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of loading weights: it would tear up the caller's display
     try:
         return KINDS[job.kind](job)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
