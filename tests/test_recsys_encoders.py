@@ -9,22 +9,6 @@ from recsys.encoders import ENCODERS, EncoderSpec, Part, encode, parse_encoder
 
 WORDS = ["a", "black", "blue", "cotton", "dress", "in", "jersey", "long"]
 WORDS += ["red", "shirt", "short", "sleeves", "soft", "top", "with"]
-    "a",
-    "black",
-    "blue",
-    "cotton",
-    "dress",
-    "in",
-    "jersey",
-    "long",
-    "red",
-    "shirt",
-    "short",
-    "sleeves",
-    "soft",
-    "top",
-    "with",
-]
 TEXTS = ["a long black dress", "red cotton shirt", None, "a long black dress", "  ", "blue top"]
 
 
