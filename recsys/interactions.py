@@ -107,9 +107,9 @@ class Interactions:
         if rating is not None:
             events = keep(events.filter(pl.col("value").is_finite()), "a rating that is no number")
         if time is not None:
-            events = keep(events.filter(pl.col("time") <= _tomorrow(unit)), "dated in the future")
-        users = _universe(events["user"], user_ids, "user_ids")
-        items = _universe(events["item"], item_ids, "item_ids")
+            events = keep(events.filter(pl.col("time") <= tomorrow(unit)), "dated in the future")
+        users = universe_of(events["user"], user_ids, "user_ids")
+        items = universe_of(events["item"], item_ids, "item_ids")
         known = events.with_columns(
             position_of(events["user"], users).alias("user"),
             position_of(events["item"], items).alias("item"),
@@ -147,11 +147,11 @@ class Interactions:
 
         users, items (n,) integers in range; times (n,) days or seconds since 1970; values (n,).
         """
-        users, items = _array(users, np.int32), _array(items, np.int32)
+        users, items = as_array(users, np.int32), as_array(items, np.int32)
         _check_range(users, len(user_ids), "users")
         _check_range(items, len(item_ids), "items")
-        times = None if times is None else _array(times, np.uint32)
-        values = None if values is None else _array(values, np.float32)
+        times = None if times is None else as_array(times, np.uint32)
+        values = None if values is None else as_array(values, np.float32)
         ptr, items, times, values = _group(users, items, times, values, len(user_ids))
         return cls(user_ids, item_ids, ptr, items, times, values, time_unit, dict(dropped or {}))
 
@@ -251,11 +251,11 @@ class Interactions:
 
     def user_idx(self, ids: Ids) -> Int32:
         """Rows of external user ids, (n,) int32; -1 where unknown."""
-        return _array(position_of(_strings(ids), self.user_ids).to_numpy(), np.int32)
+        return as_array(position_of(_strings(ids), self.user_ids).to_numpy(), np.int32)
 
     def item_idx(self, ids: Ids) -> Int32:
         """Columns of external item ids, (n,) int32; -1 where unknown."""
-        return _array(position_of(_strings(ids), self.item_ids).to_numpy(), np.int32)
+        return as_array(position_of(_strings(ids), self.item_ids).to_numpy(), np.int32)
 
     def dates(self, times: npt.NDArray[Any]) -> npt.NDArray[np.datetime64]:
         """Event times (n,) as numpy datetime64 of this table's unit."""
@@ -399,7 +399,7 @@ def position_of(ids: pl.Series, universe: pl.Series) -> pl.Series:
     return found["at"].fill_null(-1)
 
 
-def _universe(column: pl.Series, given: Ids | None, name: str) -> pl.Series:
+def universe_of(column: pl.Series, given: Ids | None, name: str) -> pl.Series:
     if given is None:
         return column.unique().sort()
     ids = _strings(given)
@@ -417,7 +417,7 @@ def _strings(ids: Ids) -> pl.Series:
     return series.cast(pl.String)
 
 
-def _array(values: npt.NDArray[Any], kind: type) -> npt.NDArray[Any]:
+def as_array(values: npt.NDArray[Any], kind: type) -> npt.NDArray[Any]:
     """Contiguous and writable, so that a kernel is compiled for one array type only."""
     return np.require(values, kind, ["C", "W", "A"])
 
@@ -443,19 +443,26 @@ def _group(
     keys = np.empty(users.size, np.uint64)
     stamps = np.zeros(users.size, np.uint32) if times is None else times
     kernels.scatter_events(users, items, stamps, ptr[:-1].copy(), keys)
+    items, stamps = sorted_keys(ptr, keys)
+    return ptr, items, None if times is None else stamps, None
+
+
+def sorted_keys(ptr: Int64, keys: npt.NDArray[np.uint64]) -> tuple[Int32, UInt32]:
+    """Sort item << 32 | time inside each row, in place, and take the two apart."""
+    from recsys import kernels
+
     kernels.run_blocks(
-        n_users, ROWS_A_TASK, lambda start, stop: kernels.sort_rows(ptr, keys, start, stop)
+        ptr.size - 1, ROWS_A_TASK, lambda start, stop: kernels.sort_rows(ptr, keys, start, stop)
     )
-    sorted_items = np.empty(users.size, np.int32)
-    sorted_times = np.empty(users.size, np.uint32)
+    items, times = np.empty(keys.size, np.int32), np.empty(keys.size, np.uint32)
     kernels.run_blocks(
-        users.size,
+        keys.size,
         1 << 20,
-        lambda start, stop: kernels.unpack_events(keys, sorted_items, sorted_times, start, stop),
+        lambda start, stop: kernels.unpack_events(keys, items, times, start, stop),
     )
-    return ptr, sorted_items, None if times is None else sorted_times, None
+    return items, times
 
 
-def _tomorrow(unit: TimeUnit) -> int:
+def tomorrow(unit: TimeUnit) -> int:
     now = int(dt.datetime.now(dt.UTC).timestamp()) + 86_400
     return now // 86_400 if unit == "D" else now

@@ -36,7 +36,8 @@ def _cache_folder() -> str | None:
     return str(folder) if private and stat.S_ISDIR(info.st_mode) else None
 
 
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """numba.njit without the GIL, cached where there is a place for it."""
     options = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     try:
         return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
@@ -98,7 +99,7 @@ def block_of(n: int, most: int) -> int:
 # ---------------------------------------------------------------- events to CSR
 
 
-@_jit
+@jit
 def count_rows(rows, ptr):  # type: ignore[no-untyped-def]
     """ptr (n_rows + 1,) int64 of zeros becomes the row pointer of `rows` (n,) int32."""
     for p in range(rows.size):
@@ -107,7 +108,7 @@ def count_rows(rows, ptr):  # type: ignore[no-untyped-def]
         ptr[r + 1] += ptr[r]
 
 
-@_jit
+@jit
 def scatter_events(rows, items, times, cursor, keys):  # type: ignore[no-untyped-def]
     """keys[cursor[row]++] = item << 32 | time: events grouped by row, in order of appearance."""
     for p in range(rows.size):
@@ -116,7 +117,7 @@ def scatter_events(rows, items, times, cursor, keys):  # type: ignore[no-untyped
         keys[at] = (np.uint64(items[p]) << np.uint64(32)) | np.uint64(times[p])
 
 
-@_jit
+@jit
 def sort_rows(ptr, keys, start, stop):  # type: ignore[no-untyped-def]
     """Sort keys uint64 inside each row: insertion for short rows, heap sort for long ones."""
     for r in range(start, stop):
@@ -151,14 +152,14 @@ def sort_rows(ptr, keys, start, stop):  # type: ignore[no-untyped-def]
                 root = child
 
 
-@_jit
+@jit
 def unpack_events(keys, items, times, start, stop):  # type: ignore[no-untyped-def]
     for p in range(start, stop):
         items[p] = np.int32(keys[p] >> np.uint64(32))
         times[p] = np.uint32(keys[p] & np.uint64(0xFFFFFFFF))
 
 
-@_jit
+@jit
 def count_pairs(ptr, items, indptr):  # type: ignore[no-untyped-def]
     """indptr (n_rows + 1,): distinct items of each row, summed up; items sorted inside rows."""
     indptr[0] = 0
@@ -172,7 +173,7 @@ def count_pairs(ptr, items, indptr):  # type: ignore[no-untyped-def]
         indptr[r + 1] = indptr[r] + n
 
 
-@_jit
+@jit
 def fill_pairs(ptr, items, values, indptr, indices, counts, start, stop):  # type: ignore[no-untyped-def]
     """Distinct items of each row and the sum of their values (1 each where `values` is empty)."""
     for r in range(start, stop):
@@ -187,7 +188,7 @@ def fill_pairs(ptr, items, values, indptr, indices, counts, start, stop):  # typ
             counts[at] += values[p] if values.size else np.float32(1.0)
 
 
-@_jit
+@jit
 def transpose(indptr, indices, values, t_cursor, t_indices, t_values):  # type: ignore[no-untyped-def]
     """CSR to CSC; t_cursor (n_cols,) int64 = start of each column, consumed. Rows stay sorted."""
     for r in range(indptr.size - 1):
@@ -202,7 +203,7 @@ def transpose(indptr, indices, values, t_cursor, t_indices, t_values):  # type: 
 # ---------------------------------------------------------------- top-k selection
 
 
-@_jit
+@jit
 def _push(scores, ids, size, k, score, item):  # type: ignore[no-untyped-def]
     """Offer (score, item) to a heap of the k best; its root is the worst. Returns the new size.
 
@@ -225,7 +226,7 @@ def _push(scores, ids, size, k, score, item):  # type: ignore[no-untyped-def]
     return size
 
 
-@_jit
+@jit
 def _sink(scores, ids, at, size, score, item):  # type: ignore[no-untyped-def]
     while True:
         child = 2 * at + 1
@@ -244,7 +245,7 @@ def _sink(scores, ids, at, size, score, item):  # type: ignore[no-untyped-def]
     scores[at], ids[at] = score, item
 
 
-@_jit
+@jit
 def _sort_heap(scores, ids, size):  # type: ignore[no-untyped-def]
     """Turn the heap into a list, best first."""
     while size > 1:
@@ -254,7 +255,7 @@ def _sort_heap(scores, ids, size):  # type: ignore[no-untyped-def]
         _sink(scores, ids, 0, size, score, item)
 
 
-@_jit
+@jit
 def product_top_k(  # type: ignore[no-untyped-def]
     q_rows, seen_rows, q_ptr, q_idx, q_val, m_ptr, m_idx, m_val, seen_ptr, seen_idx, n_items,
     out_idx, out_score, start, stop,
@@ -299,7 +300,7 @@ def product_top_k(  # type: ignore[no-untyped-def]
             mark[seen_idx[p]] = 0
 
 
-@_jit
+@jit
 def ranked_top_k(  # type: ignore[no-untyped-def]
     rows, order, order_score, seen_ptr, seen_idx, out_idx, out_score, start, stop
 ):
@@ -320,7 +321,7 @@ def ranked_top_k(  # type: ignore[no-untyped-def]
                 found += 1
 
 
-@_jit
+@jit
 def _contains(sorted_values, lo, hi, value):  # type: ignore[no-untyped-def]
     end = hi
     while lo < hi:
@@ -332,7 +333,7 @@ def _contains(sorted_values, lo, hi, value):  # type: ignore[no-untyped-def]
     return lo < end and sorted_values[lo] == value
 
 
-@_jit
+@jit
 def random_top_k(  # type: ignore[no-untyped-def]
     rows, seeds, n_items, seen_ptr, seen_idx, out_idx, out_score, start, stop
 ):
@@ -371,7 +372,7 @@ def random_top_k(  # type: ignore[no-untyped-def]
 # ---------------------------------------------------------------- neighbours by overlap
 
 
-@_jit
+@jit
 def block_index(indptr, indices, order, n_blocks, block_ptr, block_rows):  # type: ignore[no-untyped-def]
     """Inverted index of the rows taken in `order`, in blocks of BLOCK_ROWS rows.
 
@@ -403,7 +404,7 @@ def block_index(indptr, indices, order, n_blocks, block_ptr, block_rows):  # typ
         ptr[0] = first
 
 
-@_jit
+@jit
 def _similarity_key(kind, overlap, query_scale, other_scale, shrink):  # type: ignore[no-untyped-def]
     """A number in the order of the similarity, growing with the overlap, falling with the scale.
 
@@ -418,7 +419,7 @@ def _similarity_key(kind, overlap, query_scale, other_scale, shrink):  # type: i
     return c / (query_scale + other_scale - c + shrink)
 
 
-@_jit
+@jit
 def overlap_neighbours(  # type: ignore[no-untyped-def]
     queries, indptr, indices, order, query_scale, scales, chunk_min, block_ptr, block_rows,
     kind, shrink, include_self, first_block, counters, out_idx, out_sim, start, stop,
@@ -521,7 +522,7 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
             out_sim[start + n, j] = np.sqrt(key / query_scale[row]) if kind == 0 else key
 
 
-@_jit
+@jit
 def _best_key(kind, n, own, low, high, shrink):  # type: ignore[no-untyped-def]
     """Upper bound of the key against any row whose scale lies in [low, high].
 
@@ -534,7 +535,7 @@ def _best_key(kind, n, own, low, high, shrink):  # type: ignore[no-untyped-def]
     return _similarity_key(kind, min(n, size), own, size, shrink)
 
 
-@_jit
+@jit
 def compact_rows(idx, values, indptr, out_idx, out_val):  # type: ignore[no-untyped-def]
     """Padded lists (n, k) to CSR with sorted columns; indptr filled here, outputs sized n * k."""
     at = 0

@@ -1,4 +1,5 @@
 import datetime as dt
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -6,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys import InputError
+from recsys import InputError, readers
 from recsys.interactions import Interactions, read_times
+from recsys.readers import read_interactions
 
 EVENTS = pl.DataFrame(
     {
@@ -171,3 +173,173 @@ def test_numbers_out_of_range_are_refused() -> None:
     ids = pl.Series(["a", "b"])
     with pytest.raises(InputError, match=r"items must lie in 0\.\.1, found 0\.\.2"):
         Interactions.from_events(ids, ids, np.array([0, 1]), np.array([0, 2]))
+
+
+# ---------------------------------------------------------------- files
+
+
+def assert_same(found: Interactions, expected: Interactions) -> None:
+    assert found.user_ids.to_list() == expected.user_ids.to_list()
+    assert found.item_ids.to_list() == expected.item_ids.to_list()
+    for name in ("event_ptr", "event_items", "event_times", "event_values"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.time_unit == expected.time_unit
+    assert found.dropped == expected.dropped
+
+
+def random_events(seed: int, n: int, *, nulls: bool = True) -> pl.DataFrame:
+    """Ids of every length from 1 to 40 bytes, some of them not ASCII."""
+    rng = np.random.default_rng(seed)
+    letters = np.array(list("abcdefé漢0123456789"))
+    names = ["".join(rng.choice(letters, size)) for size in rng.integers(1, 41, 300)]
+    day = dt.date(2019, 1, 1)
+    frame = pl.DataFrame(
+        {
+            "price": rng.random(n).round(6),
+            "item": [names[i] for i in rng.zipf(1.3, n) % 120],
+            "day": [day + dt.timedelta(days=int(d)) for d in rng.integers(0, 700, n)],
+            "user": [names[i] for i in rng.integers(0, 300, n)],
+            "stars": rng.integers(1, 6, n) / 2,
+        }
+    )
+    if nulls:
+        holes = [
+            pl.when(pl.Series(rng.random(n) < 0.9)).then(c).alias(c) for c in frame.columns[:4]
+        ]
+        frame = frame.with_columns(holes)
+    return frame
+
+
+COLUMNS = {"user": "user", "item": "item", "time": "day"}
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_text_files_read_like_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str, line: str, threads: str
+) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    monkeypatch.setattr(readers, "PIECE", 10_000)  # many pieces, each thread several
+    path = tmp_path / "events.csv"
+    frame = random_events(1, 4_000)
+    for rating in (None, "stars"):
+        text = frame.write_csv(separator=separator, line_terminator=line)
+        path.write_bytes(text.removesuffix(line).encode())  # no newline at the end
+        roles = COLUMNS if rating is None else {**COLUMNS, "rating": rating}
+        parsed = []
+        kernel = readers._parse
+        monkeypatch.setattr(readers, "_parse", lambda *a: parsed.append(kernel(*a)) or parsed[-1])  # noqa: B023
+        found = read_interactions(path, **roles)
+        assert parsed == [found]  # by the kernels, not by polars
+        assert_same(found, Interactions.from_frame(frame, **roles))
+        monkeypatch.setattr(readers, "_parse", kernel)
+
+
+def test_universes_of_a_file(tmp_path: Path) -> None:
+    frame = random_events(2, 2_000)
+    frame.write_csv(tmp_path / "events.csv")
+    frame.write_parquet(tmp_path / "events.parquet")
+    rng = np.random.default_rng(0)
+    users, items = (frame[c].drop_nulls().unique().sort().to_list() for c in ("user", "item"))
+    given = {
+        "user_ids": [*rng.permutation(users)[:200], "nobody"],
+        "item_ids": [*rng.permutation(items)[:80], "unsold"],
+    }
+    expected = Interactions.from_frame(frame, **COLUMNS, **given)
+    assert expected.item_ids[-1] == "unsold"
+    assert set(expected.dropped) == {
+        "a null user, item, time or rating", "of unknown users", "of unknown items",
+    }  # fmt: skip
+    assert_same(read_interactions(tmp_path / "events.csv", **COLUMNS, **given), expected)
+    assert_same(read_interactions(tmp_path / "events.parquet", **COLUMNS, **given), expected)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['2020-01-05,"a",x', "2020-01-05T10:00:00+02:00,a,x", "20200105x,a,x"],
+    ids=["quotes", "time zone", "no time"],
+)
+def test_unusual_text_takes_the_fuller_reader(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text(f"t,user,item\n2020-01-04,b,y\n{line}\n")
+    names = {"user": "user", "item": "item", "time": "t"}
+    if line.startswith('2020-01-05,"'):
+        found = read_interactions(path, **names)
+        assert found.user_ids.to_list() == ["a", "b"]
+        assert found.event_times is not None
+        assert found.dates(found.event_times).astype(str).tolist() == ["2020-01-05", "2020-01-04"]
+    else:
+        with pytest.raises(InputError, match="ISO 8601"):
+            read_interactions(path, **names)
+
+
+def test_times_in_files(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    names = {"user": "user", "item": "item", "time": "t"}
+    for text, expected in (
+        ("2020-02-29", "2020-02-29"),
+        ("1970-01-01", "1970-01-01"),
+        ("2000-12-31 23:59:59", "2000-12-31T23:59:59"),
+        ("2019-03-01T00:00:07", "2019-03-01T00:00:07"),
+        ("881250949", "1997-12-04T15:55:49"),
+        ("0", "1970-01-01T00:00:00"),
+    ):
+        path.write_text(f"t,user,item\n{text},a,x\n")
+        found = read_interactions(path, **names)
+        assert found.event_times is not None
+        assert found.dates(found.event_times).astype(str).tolist() == [expected]
+    for text in ("2019-02-29", "2019-13-01", "2019-00-10", "yesterday", "1.5"):
+        path.write_text(f"t,user,item\n{text},a,x\n")
+        with pytest.raises(InputError, match="'t' must hold"):
+            read_interactions(path, **names)
+    path.write_text("t,user,item\n2098-01-01,a,x\n2019-01-01,a,x\n")
+    assert read_interactions(path, **names).dropped == {"dated in the future": 1}
+
+
+def test_files_without_header_and_recbole_types(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_text("u1\ti2\t4\nu1\ti1\t5\n")
+    found = read_interactions(path, rating="rating", columns=["user_id", "item_id", "rating"])
+    assert found.matrix.toarray().tolist() == [[5, 4]]
+    path.write_text("user_id:token\titem_id:token\ttimestamp:float\n7\t9\t881250949\n")
+    assert read_interactions(path, time="timestamp").item_ids.to_list() == ["9"]
+    with pytest.raises(InputError, match="3 columns, but 2 were named"):
+        read_interactions(path, columns=["user_id", "item_id"])
+
+
+def test_files_that_are_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    with pytest.raises(InputError, match="no file"):
+        read_interactions(path)
+    path.write_text("")
+    with pytest.raises(InputError, match="empty"):
+        read_interactions(path)
+    path.write_text("user_id,item_id\n")
+    with pytest.raises(InputError, match="no interaction is left"):
+        read_interactions(path)
+    path.write_text("user_id,item_id\na,x\na,x,7\nb,y\n")
+    with pytest.raises(InputError, match="delimited text"):
+        read_interactions(path)
+    path.write_text("user,item\na,x\n")
+    with pytest.raises(InputError, match=r"no column 'user_id' for the user; it has user, item"):
+        read_interactions(path)
+    path.write_bytes(b"\x00\x01\x02")
+    with pytest.raises(InputError, match="not a text file"):
+        read_interactions(path)
+    path.write_text("user_id,item_id,stars\na,x,good\n")
+    with pytest.raises(InputError, match="'stars' must hold numbers, found 'good'"):
+        read_interactions(path, rating="stars")
+    (tmp_path / "events.parquet").write_text("user_id,item_id\n")
+    with pytest.raises(InputError, match="Parquet"):
+        read_interactions(tmp_path / "events.parquet")
+
+
+def test_real_files_read_like_polars(shared: Path) -> None:
+    path = shared / "hm-sample" / "transactions_train.csv"
+    roles = {"user": "customer_id", "item": "article_id", "time": "t_dat"}
+    frame = pl.read_csv(path, schema_overrides={"article_id": pl.String})
+    assert_same(read_interactions(path, **roles), Interactions.from_frame(frame, **roles))
+    path = shared / "recsys" / "ml-100k" / "ml-100k.inter"
+    found = read_interactions(path, time="timestamp")
+    assert (found.n_users, found.n_items, found.n_pairs) == (943, 1682, 100_000)
