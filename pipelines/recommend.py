@@ -378,23 +378,22 @@ def _differences(user_metrics: pl.DataFrame, config: RecommendConfig, seed: int)
 
 
 def _print_table(metrics: pl.DataFrame, record: dict[str, Any]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     names = list(dict.fromkeys(zip(metrics["metric"], metrics["k"], strict=True)))
-    table = Table("recommender", "text", *(f"{m.upper()}@{k}" for m, k in names))
+    table = Table("row", "text", *(f"{m.upper()}@{k}" for m, k in names), box=box.SIMPLE_HEAD)
     for (name, setting), rows in metrics.group_by(["recommender", "setting"], maintain_order=True):
         cells = {(r["metric"], r["k"]): r for r in rows.iter_rows(named=True)}
-        table.add_row(
-            str(name),
-            str(setting),
-            *(
-                f"{r['value']:.4f} ±{(r['high'] - r['low']) / 2:.4f}"
-                for r in (cells[n] for n in names)
-            ),
-        )
+        table.add_row(str(name), str(setting), *(_cell(**cells[n]) for n in names))
     console = Console()
     console.print(table)
     console.print(
         f"{record['protocol']}; ± is half the 95 % bootstrap interval over users", style="dim"
     )
+
+
+def _cell(*, value: float, low: float, high: float, **_: object) -> str:
+    """A value and half its interval in eleven characters, so that the table fits a terminal."""
+    return "±".join(f"{x:.4f}".removeprefix("0") for x in (value, (high - low) / 2))
