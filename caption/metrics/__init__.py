@@ -78,14 +78,15 @@ class Corpus:
     def matches(self) -> Matches:
         """N-grams the hypotheses share with their references: one sweep for BLEU and CIDEr-D."""
         from caption.metrics.ngrams import DocumentFrequencies, Layout, encode, match, translate
-        from caption.metrics.tokenizer import tokenize_references
+        from caption.metrics.tokenizer import tokenize_corpus
 
         both = zip(self.tokenized.hypotheses, self.tokenized.references, strict=True)
         texts = encode([text for hyp, refs in both for text in (hyp, *refs)])
         layout = Layout.of([len(refs) for refs in self.references])
         if self.df_references is None:
             return match(texts.words, texts.lengths, texts.n_vocabulary, layout)
-        df = DocumentFrequencies.of(tokenize_references(self.df_references, self.tokenizer))
+        given = tokenize_corpus([], self.df_references, self.tokenizer)
+        df = DocumentFrequencies.of(given.references)
         numbers = translate(texts.vocabulary, df.words)
         return match(texts.words, texts.lengths, texts.n_vocabulary, layout, df, numbers)
 
@@ -122,10 +123,24 @@ def _cider_d(corpus: Corpus) -> list[Score | Unavailable]:
     return cider_d(corpus)
 
 
+def _diversity(corpus: Corpus) -> list[Score | Unavailable]:
+    from caption.metrics.diversity import diversity
+
+    return diversity(corpus)
+
+
+def _verbatim(corpus: Corpus) -> list[Score | Unavailable]:
+    from caption.metrics.diversity import verbatim
+
+    return verbatim(corpus)
+
+
 METRICS: dict[str, Callable[[Corpus], list[Score | Unavailable]]] = {
     "bleu": _bleu,
     "rouge-l": _rouge_l,
     "cider-d": _cider_d,
+    "diversity": _diversity,
+    "verbatim": _verbatim,
 }
 """What can be asked for; one entry may answer with several scores (bleu: bleu-1 to bleu-4)."""
 
@@ -178,7 +193,7 @@ def check_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     ):
         if missing:
             raise InputError(
-                f"{_some(missing)} in {have} but not in {lack}: give both sides the same ids"
+                f"{some(missing)} in {have} but not in {lack}: give both sides the same ids"
             )
     _refuse([i for i in hypotheses if not isinstance(i, str)], "ids that are not strings")
     _refuse(
@@ -201,10 +216,11 @@ def check_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
 
 def _refuse(ids: Sequence[object], what: str) -> None:
     if ids:
-        raise InputError(f"{_some(ids)} with {what}")
+        raise InputError(f"{some(ids)} with {what}")
 
 
-def _some(ids: Sequence[object], shown: int = 5) -> str:
+def some(ids: Sequence[object], shown: int = 5) -> str:
+    """How many items, and the first of them, for a message."""
     listed = ", ".join(repr(i) for i in ids[:shown])
     return f"{len(ids)} item{'s' * (len(ids) > 1)} ({listed}{', ...' * (len(ids) > shown)})"
 

@@ -110,7 +110,7 @@ def encode(texts: Sequence[str], *, any_whitespace: bool = True) -> Texts:
             series = series.str.replace_all("[" + "".join(found) + "]", " ")
     split = series.str.split(" ")
     lengths = split.list.len().to_numpy().astype(np.int64)
-    spelled = split.explode(empty_as_null=False)
+    spelled = split.explode()
     if any_whitespace and (empty := (spelled == "").to_numpy()).any():
         text = np.repeat(np.arange(len(texts)), lengths)
         lengths = np.bincount(text[~empty], minlength=len(texts))

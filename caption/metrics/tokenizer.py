@@ -7,25 +7,18 @@ comes first, brackets turn into `-lrb-` and stay, as in the original.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from caption import InputError
+from caption.metrics.jvm import JavaError, jar_folder, java_memory, run_java
 
 JAR_SIGNATURE = "ptb-jar-3.4.1"
 PYTHON_SIGNATURE = "ptb-python-1"
 
 _REMOVED = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-
-
-class TokenizerError(RuntimeError):
-    """The Java tokenizer could not run or gave back something else than one line a caption."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ def tokenize(texts: Sequence[str], tokenizer: str = "auto") -> tuple[list[str], 
         try:
             known = dict(zip(unique, tokenize_java(unique), strict=True))
             return [known[text] for text in clean], JAR_SIGNATURE + note
-        except TokenizerError as error:
+        except JavaError as error:
             if tokenizer == "jar":
                 raise InputError(f"tokenizer 'jar' cannot run ({error}): use 'python'") from error
     known = dict(zip(unique, tokenize_python(unique), strict=True))
@@ -79,54 +72,32 @@ def tokenize(texts: Sequence[str], tokenizer: str = "auto") -> tuple[list[str], 
 def tokenize_java(lines: Sequence[str], *, timeout: float | None = None) -> list[str]:
     """Tokens of each line, through the jar that pycocoevalcap brings.
 
-    Lines must hold no line break. Raises `TokenizerError` without Java, on a failed run, a run over
-    `timeout` seconds (default: 120 and 1 more a 1,000 lines), and when lines in and out differ.
+    Lines must hold no line break. Raises `JavaError` without Java, on a failed run, a run over
+    `timeout` seconds (default: 120 and 1 more for 10,000 characters), and when the number of lines
+    in and out differs.
     """
-    java, jar = shutil.which("java"), jar_path()
-    if java is None:
-        raise TokenizerError("no java on the PATH")
-    if jar is None:
-        raise TokenizerError("pycocoevalcap is not installed, which brings the jar")
     if not lines:
         return []
-    with tempfile.TemporaryDirectory(prefix="fcr-ptb-") as folder:
-        # A final "P." loses its point when the next line begins with a word like "The": the lexer
-        # looks across lines. A line of its own after such captions keeps them apart.
-        guarded = [bool(_INITIAL(line)) for line in lines]
-        text = "".join(
-            f"{line}\n{'x' * g}{chr(10) * g}" for line, g in zip(lines, guarded, strict=True)
-        )
-        Path(folder, "captions.txt").write_bytes(text.encode())
-        command = [
-            *(java, "-XX:+UseSerialGC", "-Duser.language=en", "-Duser.country=US"),
-            *("-Dfile.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"),
-            *("-preserveLines", "-lowerCase", "captions.txt"),
-        ]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, timeout=timeout or 120 + len(lines) / 1000
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise TokenizerError(str(error)) from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        raise TokenizerError(f"java ended with {done.returncode}: {said}")
-    out = done.stdout.decode("utf-8", errors="replace").split("\n")[:-1]
-    if len(out) != len(lines) + sum(guarded):
-        raise TokenizerError(f"{len(lines) + sum(guarded)} lines in, {len(out)} lines out")
+    # A final "P." loses its point when the next line begins with a word like "The": the lexer looks
+    # across lines. A line of its own after such captions keeps captions independent.
+    guarded = np.array([bool(_INITIAL(line)) for line in lines])
+    text = "".join(
+        f"{line}\nx\n" if guard else f"{line}\n" for line, guard in zip(lines, guarded, strict=True)
+    )
+    out = run_java(
+        [jar_folder("tokenizer") / "stanford-corenlp-3.4.1.jar"],
+        "edu.stanford.nlp.process.PTBTokenizer",
+        ("-preserveLines", "-lowerCase", "-encoding", "UTF-8"),
+        stdin=text.encode(),
+        memory=java_memory(None, "512m"),
+        timeout=timeout or 120 + len(text) / 10_000,
+    )
+    tokens = out.decode("utf-8", "replace").split("\n")[:-1]
+    if len(tokens) != len(lines) + guarded.sum():
+        n = len(lines) + int(guarded.sum())
+        raise JavaError(f"the tokenizer was given {n} lines and answered {len(tokens)}")
     rows = np.arange(len(lines)) + np.cumsum(guarded) - guarded
-    return [_join(out[row].rstrip().split(" ")) for row in rows]
-
-
-def jar_path() -> Path | None:
-    """Stanford's tokenizer inside the installed pycocoevalcap."""
-    from importlib.util import find_spec
-
-    spec = find_spec("pycocoevalcap")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    jar = Path(next(iter(spec.submodule_search_locations)), "tokenizer/stanford-corenlp-3.4.1.jar")
-    return jar if jar.is_file() else None
+    return [_join(tokens[row].rstrip().split(" ")) for row in rows.tolist()]
 
 
 def tokenize_python(lines: Sequence[str]) -> list[str]:
@@ -275,7 +246,7 @@ _RULES = [
         rf"({_L}+)n['’`]t(?!{_L})",
         rf"['’](?:s|m|d|n|ll|re|ve)(?!{_L})",
         rf"([dljy]['’])(?={_L})",
-        rf"'(?:em|til|till|cause|[2-9]0s)(?!{_L})|'\d\d(?!\S)|['’]n['’]|dunkin'|somethin'|ol'",
+        rf"'(?:em|til|till|cause|[2-9]0s)(?!{_L})|'\d\d(?!\S)|['’]n['’]|dunkin'|somethin'|ol'|c\+\+",
         rf"('t)(?:is|was)(?!{_L})",
         *(
             rf"({first}){second}(?!{_L})"
@@ -302,6 +273,7 @@ _RULES = [
         # Abbreviations keep their point.
         rf"(?:{_ABBREVIATIONS})\.(?!{_A})",
         r"(?:nos?|pp?|art|figs?|ca|op|prop)\.(?=\d)",
+        rf"({_A}+\.)(?=[,;:])",
         # Numbers, with or without a unit behind a hyphen.
         r"[-+]?(?:\d*(?:[.,:]\d+)+|\d+)",
         rf"\d+{_HYPHEN}\d+/\d+|\d+/\d+(?:{_HYPHEN}{_WORD})+",
