@@ -1,0 +1,208 @@
+"""Captions for a whole catalogue: streamed, in fixed batches, resumable after a kill."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from caption import InputError
+from caption.captioners import Captioner
+from caption.images import UnreadableImage, prepared_images
+from caption.records import write_atomically
+
+Item = tuple[str, Path]
+"""(article id, photo)."""
+
+Row = tuple[str, str | None, float | None, str | None]
+SCHEMA = {
+    "article_id": pl.String,
+    "caption": pl.String,
+    "logprob": pl.Float64,
+    "reason": pl.String,
+}
+"""Columns of a shard: a caption with its log-probability, or the reason why there is none."""
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What a catalogue run wrote."""
+
+    captions: Path
+    """`captions.parquet`: article_id, caption, captioner, logprob (natural log, 4 decimals)."""
+    skipped: Path
+    """`skipped.parquet`: article_id, reason."""
+    n_captions: int
+    n_skipped: int
+    n_reused: int
+    """Items whose finished shard was found from an earlier call."""
+
+
+def caption_catalogue(
+    captioner: Captioner,
+    items: Sequence[Item],
+    out: Path,
+    *,
+    label: str | None = None,
+    beams: int = 1,
+    max_new_tokens: int = 50,
+    batch_size: int = 64,
+    shard_size: int = 1024,
+    workers: int = 2,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> GenerateResult:
+    """Describe every photo and write `captions.parquet` and `skipped.parquet` into `out`.
+
+    Finished shards lie under `out/shards`, each named by a hash of everything its captions depend
+    on (weights, settings, ids, sizes and dates of its photos): a killed run called again computes
+    only what is missing and ends in the same bytes as an undisturbed one; shards of other settings
+    or photos are deleted, not reused. A photo that cannot be read, or for which the captioner
+    writes nothing, goes to `skipped.parquet` with the reason.
+
+    items: (article id, photo) with unique ids; the rows come in this order.
+    label: value of the captioner column (default: the captioner's name).
+    beams: 1 is greedy search. batch_size: photos generated at once. shard_size: items a shard;
+        rounded up to whole batches. workers: threads that decode photos.
+    progress: called as progress("captioning", done, total) after every batch.
+    Raises InputError: no items, an id twice, a size below 1.
+    """
+    if min(batch_size, shard_size, workers, beams, max_new_tokens) < 1:
+        raise InputError(
+            f"batch_size={batch_size}, shard_size={shard_size}, workers={workers}, beams={beams}, "
+            f"max_new_tokens={max_new_tokens}: all have to be at least 1"
+        )
+    ids = [id for id, _ in items]
+    if not ids or len(set(ids)) != len(ids):
+        raise InputError(
+            f"items: {len(ids)} given, {len(set(ids))} distinct ids; expected at least one, and "
+            "every id once"
+        )
+    settings = {
+        "captioner": captioner.fingerprint(),
+        "beams": beams,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+    }
+    shards = _plan(items, settings, out / "shards", -(-shard_size // batch_size) * batch_size)
+    found = {path: _read(path, own) for path, own in shards}
+    finished = {path: frame for path, frame in found.items() if frame is not None}
+    n_reused = done = sum(len(own) for path, own in shards if path in finished)
+    missing = [(path, own) for path, own in shards if path not in finished]
+    opened = prepared_images(
+        [photo for _, own in missing for _, photo in own],
+        captioner.preprocess,
+        at_least=captioner.image_size,
+        workers=workers,
+        ahead=4 * batch_size,
+    )
+    for path, own in missing:
+        rows: list[Row] = []
+        for start in range(0, len(own), batch_size):
+            batch = [(id, next(opened)) for id, _ in own[start : start + batch_size]]
+            rows.extend(_describe(captioner, batch, beams, max_new_tokens))
+            done += len(batch)
+            if progress is not None:
+                progress("captioning", done, len(items))
+        finished[path] = _frame(rows)
+        _write_parquet(finished[path], path)
+    return _join([finished[path] for path, _ in shards], out, label or captioner.name, n_reused)
+
+
+def _describe(
+    captioner: Captioner,
+    batch: Sequence[tuple[str, NDArray[np.float32] | UnreadableImage]],
+    beams: int,
+    max_new_tokens: int,
+) -> list[Row]:
+    """One row an item, in order; unreadable photos take no part in the batch."""
+    pixels = [p for _, p in batch if not isinstance(p, UnreadableImage)]
+    written = iter(
+        captioner.generate(np.stack(pixels), beams=beams, max_new_tokens=max_new_tokens)
+        if pixels
+        else ()
+    )
+    rows: list[Row] = []
+    for id, photo in batch:
+        if isinstance(photo, UnreadableImage):
+            rows.append((id, None, None, photo.reason))
+            continue
+        new = next(written)
+        if new.text:
+            rows.append((id, new.text, round(new.logprob, 4), None))
+        else:
+            rows.append((id, None, None, "the captioner wrote nothing"))
+    return rows
+
+
+def _plan(
+    items: Sequence[Item], settings: dict[str, Any], folder: Path, size: int
+) -> list[tuple[Path, Sequence[Item]]]:
+    """Shard files with their items; deletes every other file, and notes the settings for people."""
+    shards = []
+    for number, start in enumerate(range(0, len(items), size)):
+        own = items[start : start + size]
+        about = json.dumps([settings, [(id, photo.name, *_stamp(photo)) for id, photo in own]])
+        key = hashlib.sha256(about.encode()).hexdigest()[:16]
+        shards.append((folder / f"{number:05d}-{key}.parquet", own))
+    wanted = {path for path, _ in shards}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path not in wanted and path.is_file():
+            path.unlink()
+    manifest = {**settings, "items": len(items), "shards": [path.name for path, _ in shards]}
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+    return shards
+
+
+def _stamp(photo: Path) -> tuple[int, int]:
+    """Size and time of change: reading every byte of a catalogue would take minutes."""
+    try:
+        stat = photo.stat()
+    except OSError:
+        return (-1, -1)
+    return (stat.st_size, stat.st_mtime_ns)
+
+
+def _read(path: Path, own: Sequence[Item]) -> pl.DataFrame | None:
+    """A finished shard; None when it is missing or cannot be one."""
+    try:
+        rows = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    whole = rows.schema == pl.Schema(SCHEMA) and rows["article_id"].to_list() == [i for i, _ in own]
+    return rows if whole else None
+
+
+def _frame(rows: Sequence[Row]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _join(shards: Sequence[pl.DataFrame], out: Path, label: str, n_reused: int) -> GenerateResult:
+    rows = pl.concat(shards)
+    described = rows.filter(pl.col("reason").is_null())
+    captions = described.select(
+        "article_id", "caption", pl.lit(label).alias("captioner"), "logprob"
+    )
+    skipped = rows.filter(pl.col("reason").is_not_null()).select("article_id", "reason")
+    result = GenerateResult(
+        out / "captions.parquet",
+        out / "skipped.parquet",
+        captions.height,
+        skipped.height,
+        n_reused,
+    )
+    _write_parquet(skipped, result.skipped)
+    _write_parquet(captions, result.captions)
+    return result
+
+
+def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    write_atomically(path, buffer.getvalue())
