@@ -1,0 +1,393 @@
+"""`fcr score-captions`: captioners side by side on articles kept from training, and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from pipelines import InputError
+from pipelines.caption_items import STAGE as CAPTIONS
+from pipelines.caption_items import load
+from pipelines.catalog import fingerprints
+from pipelines.config import ScoreConfig
+from pipelines.recommend import embed
+from pipelines.run import Run, checkpoint, checkpoint_hash
+from pipelines.train_captioner import caption_parts
+from pipelines.workspace import atomic_file, read_json, write_json
+
+if TYPE_CHECKING:
+    from caption.audit import Audit
+    from caption.metrics import Score, Unavailable
+    from caption.records import CaptionSet
+
+STAGE = "score-captions"
+PRETRAINED = "pretrained"
+CATALOGUE = "catalogue"
+SCORES = {
+    **dict.fromkeys(("captioner", "metric"), pl.String),
+    **dict.fromkeys(("value", "low", "high"), pl.Float64),
+    **dict.fromkeys(("signature", "unavailable"), pl.String),
+}
+"""Columns of scores.csv."""
+COMPARED = ("cider-d", "rouge-l")
+"""Metrics whose corpus value is the mean of the items, compared in pairs."""
+
+
+def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
+    """Score the run's captions, the pretrained captioner's and the baselines' on the test part.
+
+    Args:
+        run: an open run with captions (`caption_items`).
+        metrics: names of caption metrics; None takes the configuration's.
+
+    Returns:
+        path of `scores.csv` (captioner, metric, value, low, high, signature, or the reason why it
+        is unavailable); beside it per captioner `scores.json` and `caption_scores.parquet`, the
+        `captions.parquet` and `references.parquet` they were computed from, `comparisons.json`
+        (paired bootstrap of the run's captioner against each other one), `audit.json` and
+        `audit.parquet`.
+
+    Raises:
+        InputError: no captions yet, unknown metric.
+    """
+    names = tuple(metrics or run.config.score.metrics)
+    written = run.workspace.stage_file(CAPTIONS, "captions.parquet")
+    manifest = run.workspace.manifest(CAPTIONS)
+    if written is None or manifest is None:
+        raise InputError(
+            f"run {run.folder.name} has no captions: call `fcr caption-items --run "
+            f"{run.folder.name}` first, or score files with --hypotheses and --references"
+        )
+    settings = {
+        "score": {**asdict(run.config.score), "metrics": names},
+        "captions": asdict(run.config.captions),
+        "generate": asdict(run.config.generate),
+    }
+    inputs = {
+        **fingerprints(run.data, purchases=False),
+        "captions": manifest["files"]["captions.parquet"],
+        "pretrained": checkpoint_hash(checkpoint(run.config.captioner.checkpoint, "blip")),
+        "java": _java(),
+    }
+    with run.workspace.stage(
+        STAGE, config=settings, inputs=inputs, seed=run.config.seed, say=run.say
+    ) as stage:
+        if not stage.reused:
+            _score(run, names, written, stage.folder, stage.record)
+        result = stage.path("scores.csv")
+        _print_scores(pl.read_csv(result, schema=SCORES))
+        for line in stage.record["lines"]:
+            run.say(line)
+    return result
+
+
+def score_files(
+    hypotheses: Path,
+    references: Path,
+    *,
+    out: Path,
+    metrics: Sequence[str] | None = None,
+    images: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Score any captions: no run, nothing else of fcr needed.
+
+    Args:
+        hypotheses: COCO results JSON (`[{"image_id", "caption"}]`), or CSV/Parquet with an id and
+            a text column.
+        references: COCO annotations JSON, or CSV/Parquet with an id and a text column.
+        out: folder for `scores.json` ({metric: {value, low, high, signature}} or {metric:
+            {unavailable: reason}}) and `caption_scores.parquet` (one row an item).
+        metrics: names; None takes the defaults.
+        images: folder with one photo per id, for metrics that look at it.
+        say: receives lines for the user.
+
+    Raises:
+        InputError: files that can't be read or don't belong together, unknown metric.
+    """
+    from caption.metrics import score_captions as measure
+    from caption.metrics.files import read_pair
+
+    pair = read_pair(hypotheses, references)
+    if pair.excluded:
+        some = next(iter(pair.excluded))
+        say(f"note: {len(pair.excluded):,} items are left out, e.g. {some}: {pair.excluded[some]}")
+    config = ScoreConfig()
+    photos = None
+    if images is not None:
+        found = {path.stem: path for path in sorted(images.rglob("*")) if path.is_file()}
+        photos = {item: found[item] for item in pair.hypotheses if item in found}
+    scores = measure(
+        pair.hypotheses, pair.references, tuple(metrics or config.metrics), images=photos
+    )
+    _write_scores(out, list(pair.hypotheses), scores, config.bootstrap, seed=0)
+    frame = _table({hypotheses.stem: scores}, out.parent, {hypotheses.stem: out})
+    _print_scores(frame)
+    return out / "scores.json"
+
+
+def _score(
+    run: Run, metrics: Sequence[str], written: Path, folder: Path, record: dict[str, Any]
+) -> None:
+    from caption.metrics import score_captions as measure
+
+    config, seed = run.config.score, run.config.seed
+    catalog = run.catalog(purchases=False)
+    parts = caption_parts(run, catalog)
+    train, test = parts.by_split("train"), parts.by_split("test")
+    captions = pl.read_parquet(written)
+    label = str(captions["captioner"][0])
+    found = {label: _by_id(captions)}
+    if label != PRETRAINED:
+        found[PRETRAINED] = _by_id(_pretrained(run, test, folder))
+    ids = [e.id for e in test.examples if any(e.id in texts for texts in found.values())]
+    found |= _baselines(run, train, test, ids)
+    # Silence where a photo could be read is an empty caption, which every metric may punish.
+    hypotheses = {name: {i: texts.get(i, "") for i in ids} for name, texts in found.items()}
+    by_id = {e.id: list(e.captions) for e in test.examples}
+    references = {i: by_id[i] for i in ids}
+    training = [text for e in train.examples for text in e.captions]
+    scores: dict[str, dict[str, Score | Unavailable]] = {}
+    for name, texts in hypotheses.items():
+        scores[name] = measure(texts, references, metrics, training=training)
+        _write_scores(folder / name, ids, scores[name], config.bootstrap, seed)
+    _write_texts(folder, hypotheses, references)
+    write_json(
+        folder / "comparisons.json", {"pairs": _compare(label, scores, config.bootstrap, seed)}
+    )
+    audits = _audit(folder, catalog.articles, captions, hypotheses)
+    lines = [
+        f"{len(test) - len(ids):,} test articles have no caption from any captioner (their photos "
+        "can't be read) and are left out"
+    ] * (len(ids) < len(test))
+    record.update(
+        captioner=label,
+        train=len(train),
+        test=len(ids),
+        lines=[*lines, *_findings(hypotheses, audits)],
+    )
+    with atomic_file(folder / "scores.csv") as handle:
+        _table(scores, folder).write_csv(handle)
+
+
+def _by_id(captions: pl.DataFrame) -> dict[str, str]:
+    return dict(zip(captions["article_id"], captions["caption"], strict=True))
+
+
+def _pretrained(run: Run, test: CaptionSet, folder: Path) -> pl.DataFrame:
+    from caption.generate import caption_catalogue
+
+    settings = run.config.generate
+    with run.progress() as progress:
+        result = caption_catalogue(
+            load(run, PRETRAINED),
+            [(e.id, e.image) for e in test.examples if e.image is not None],
+            folder / PRETRAINED,
+            label=PRETRAINED,
+            beams=settings.beams,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            shard_size=settings.shard_size,
+            progress=progress,
+        )
+    return pl.read_parquet(result.captions)
+
+
+def _baselines(
+    run: Run, train: CaptionSet, test: CaptionSet, ids: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Captioners without a language model: on small data they are the bar to beat."""
+    from caption.baselines import consensus, copy_nearest, most_frequent
+
+    wanted = run.config.score.baselines
+    found: dict[str, dict[str, str]] = {}
+    texts = [e.captions[0] for e in train.examples]
+    if "most-frequent" in wanted:
+        found["most-frequent"] = most_frequent(texts, ids)
+    if not {"copy-nearest", "consensus"} & set(wanted):
+        return found
+    photos = {e.id: e.image for e in (*train.examples, *test.examples)}
+    queries = [*(e.id for e in train.examples), *ids]
+    embedded = embed(run, run.config.score.encoder, None, [photos[i] for i in queries])
+    learned = np.flatnonzero(embedded.valid[: len(texts)])
+    vectors = embedded.vectors[learned]
+    known = [texts[row] for row in learned]
+    asked = embedded.vectors[len(texts) :]
+    if "copy-nearest" in wanted:
+        found["copy-nearest"] = copy_nearest(vectors, known, asked, ids)
+    if "consensus" in wanted:
+        found["consensus"] = consensus(vectors, known, asked, ids, run.config.score.neighbours)
+    return found
+
+
+def _write_scores(
+    folder: Path,
+    ids: Sequence[str],
+    scores: Mapping[str, Score | Unavailable],
+    resamples: int,
+    seed: int,
+) -> None:
+    """`scores.json` and `caption_scores.parquet`; intervals for metrics that are item means."""
+    from caption.metrics import Unavailable
+    from recsys.significance import bootstrap_mean
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, dict[str, Any]] = {}
+    columns: dict[str, Any] = {"article_id": list(ids)}
+    for name, score in scores.items():
+        if isinstance(score, Unavailable):
+            found[name] = {"unavailable": score.reason}
+            continue
+        entry: dict[str, Any] = {"value": score.value, "signature": score.signature}
+        if score.per_item is not None:
+            columns[name] = score.per_item
+            # Corpus BLEU and METEOR are no means of items: an interval of the mean is not theirs.
+            if abs(float(np.mean(score.per_item)) - score.value) < 1e-9:
+                interval = bootstrap_mean(score.per_item, seed=seed, n_resamples=resamples)
+                entry |= {"low": interval.low, "high": interval.high}
+        found[name] = {"low": None, "high": None, **entry}
+    write_json(folder / "scores.json", found)
+    with atomic_file(folder / "caption_scores.parquet") as handle:
+        pl.DataFrame(columns).write_parquet(handle)
+
+
+def _table(
+    scores: Mapping[str, Mapping[str, Score | Unavailable]],
+    folder: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> pl.DataFrame:
+    """The rows of scores.csv, read back from what was written."""
+    rows: list[dict[str, Any]] = []
+    for captioner in scores:
+        place = (folders or {}).get(captioner, folder / captioner)
+        written = read_json(place / "scores.json") or {}
+        for metric in scores[captioner]:
+            rows.append({"captioner": captioner, "metric": metric, **written[metric]})
+    return pl.DataFrame(rows, schema=SCORES)
+
+
+def _write_texts(
+    folder: Path,
+    hypotheses: Mapping[str, Mapping[str, str]],
+    references: Mapping[str, Sequence[str]],
+) -> None:
+    said = [(i, text, name) for name, texts in hypotheses.items() for i, text in texts.items()]
+    with atomic_file(folder / "captions.parquet") as handle:
+        columns = ["article_id", "caption", "captioner"]
+        pl.DataFrame(said, columns, orient="row").write_parquet(handle)
+    meant = [(i, text) for i, texts in references.items() for text in texts]
+    with atomic_file(folder / "references.parquet") as handle:
+        pl.DataFrame(meant, ["article_id", "reference"], orient="row").write_parquet(handle)
+
+
+def _compare(
+    label: str,
+    scores: Mapping[str, Mapping[str, Score | Unavailable]],
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The run's captioner against each other one, item by item, Holm-corrected together."""
+    from caption.metrics import Score
+    from recsys.significance import holm, paired_bootstrap
+
+    pairs: list[dict[str, Any]] = []
+    for other in scores:
+        for metric in COMPARED:
+            own, their = scores[label].get(metric), scores[other].get(metric)
+            if other == label or not isinstance(own, Score) or not isinstance(their, Score):
+                continue
+            assert own.per_item is not None
+            assert their.per_item is not None
+            found = paired_bootstrap(own.per_item, their.per_item, seed=seed, n_resamples=resamples)
+            pairs.append(
+                {
+                    "captioner": label,
+                    "against": other,
+                    "metric": metric,
+                    "difference": found.estimate,
+                    "low": found.low,
+                    "high": found.high,
+                    "p": found.p_value,
+                    "n": found.n,
+                }
+            )
+    adjusted: Iterable[float] = holm([pair["p"] for pair in pairs]) if pairs else ()
+    return [{**pair, "p_adjusted": float(p)} for pair, p in zip(pairs, adjusted, strict=True)]
+
+
+def _audit(
+    folder: Path,
+    articles: pl.DataFrame,
+    captions: pl.DataFrame,
+    hypotheses: Mapping[str, Mapping[str, str]],
+) -> dict[str, Audit]:
+    """Every captioner on the test part, and the run's captions of the whole catalogue."""
+    from caption.audit import audit_captions
+
+    audits = {}
+    for name, texts in hypotheses.items():
+        own = pl.DataFrame({"article_id": list(texts), "caption": list(texts.values())})
+        audits[name] = audit_captions(own, articles)
+    audits[CATALOGUE] = audit_captions(captions.select("article_id", "caption"), articles)
+    write_json(folder / "audit.json", {name: audit.rates for name, audit in audits.items()})
+    frames = [
+        audit.per_item.with_columns(pl.lit(name).alias("captioner"))
+        for name, audit in audits.items()
+    ]
+    with atomic_file(folder / "audit.parquet") as handle:
+        pl.concat(frames).write_parquet(handle)
+    return audits
+
+
+def _findings(
+    hypotheses: Mapping[str, Mapping[str, str]], audits: Mapping[str, Audit]
+) -> Iterable[str]:
+    from caption.audit import collapse
+
+    for name, texts in hypotheses.items():
+        varied = collapse(texts.values())
+        if varied.collapsed:
+            yield f"warning: {name} is {varied}"
+    for field, rates in audits[CATALOGUE].rates.items():
+        wrong = rates["contradicting"]
+        yield (
+            f"audit of {int(wrong['n']):,} captions, {field}: {rates['right']['value']:.1%} right, "
+            f"{rates['silent']['value']:.1%} silent, {wrong['value']:.1%} contradicting "
+            f"[{wrong['low']:.1%}, {wrong['high']:.1%}]"
+        )
+
+
+def _print_scores(scores: pl.DataFrame) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics = list(dict.fromkeys(scores["metric"]))
+    table = Table("captioner", *metrics, box=box.SIMPLE_HEAD)
+    for (captioner,), rows in scores.group_by(["captioner"], maintain_order=True):
+        cells = {row["metric"]: row for row in rows.iter_rows(named=True)}
+        values = [
+            "n/a" if cells[m]["value"] is None else f"{cells[m]['value']:.3f}" for m in metrics
+        ]
+        table.add_row(str(captioner), *values)
+    console = Console()
+    console.print(table)
+    for metric, reason in (
+        scores.filter(pl.col("unavailable").is_not_null())
+        .select("metric", "unavailable")
+        .unique(maintain_order=True)
+        .iter_rows()
+    ):
+        console.print(f"{metric} is unavailable: {reason}", style="dim")
+
+
+def _java() -> str:
+    """Part of the key: with Java there are more metrics, and the tokenizer is another one."""
+    import shutil
+
+    return str(shutil.which("java") is not None)
