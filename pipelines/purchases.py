@@ -23,6 +23,12 @@ part decides alone, and **nothing here knows about recommenders**: which of them
 the benchmark to find out. Apart from choices of utility, `repeat_share` of the lines buy again
 what the customer bought on an earlier day, and exact duplicate rows are quantities, as in H&M.
 
+On 2,000 drawn articles, 2,000 customers and 60,000 purchases (test = last 28 days, about 400
+customers, a fifth of the test pairs cold; seen items kept; three seeds) NDCG@12 was .002-.007
+Random, .013-.017 MostPop, .020-.027 UserKNN, .029-.044 ItemKNN, .022-.024 content by the visible
+traits, .031-.034 content by all traits; among cold articles alone content by the visible traits had
+.07-.09 where chance had .02-.03. One standard error is about .004.
+
 Defaults of the shares were set to what H&M's own transactions show: 9 % of the rows are exact
 copies, a further 4 % re-buy on a later day, baskets hold 3.6 rows (median 2), history lengths have
 quartiles near 3, 9 and 26 when there are 23 rows a customer, and 71 % of the rows are online.
@@ -274,9 +280,13 @@ def draw_scaled(
     sale, and half of the choices stay in the customer's own segment of 4,000 articles. Scores of
     recommenders on it mean nothing.
 
+    Measured at scale 1: 15 % of the rows name an article their customer bought before (copies
+    included; 9.5 % are copies), the best seller has 58,000 rows and the median article 88, the
+    quartiles of the history lengths are 4, 11 and 26.
+
     Writes `articles.csv` (25 columns), `customers.csv`, `transactions_train.csv` (sorted by t_dat)
-    and returns their paths by name. Deterministic; memory about 60 bytes a purchase (under 3 GB at
-    scale 1), disk about 3.5 GB at scale 1.
+    and returns their paths by name. Deterministic. At scale 1: 1.5 GB of memory, 3.5 GB of disk, 30
+    CPU seconds. Memory grows with the scale, disk likewise.
 
     Raises InputError unless 0 < scale <= 10.
     """
