@@ -93,11 +93,14 @@ def test_bf16_rows_over_the_cap_fall_back(monkeypatch):
     items = rng.standard_normal((500, 8)).astype(np.float32)
     queries = rng.standard_normal((30, 8)).astype(np.float32)
     asked = []
-    whole = similarity._search_fp32
+    whole = similarity.ItemIndex._search_fp32
     monkeypatch.setattr(similarity, "_CAP", 12)
-    monkeypatch.setattr(
-        similarity, "_search_fp32", lambda task, rows: (asked.append(len(rows)), whole(task, rows))
-    )
+
+    def record(index, task, rows):
+        asked.append(len(rows))
+        whole(index, task, rows)
+
+    monkeypatch.setattr(similarity.ItemIndex, "_search_fp32", record)
     ids, _ = top_k(queries, items, 10, method="bf16")
     assert 0 < asked[0] <= 30
     np.testing.assert_array_equal(ids, brute_force(queries, items, 10)[0])
