@@ -76,7 +76,9 @@ class CiderReward:
         if len(rows) != len(captions):
             raise InputError(f"{len(captions)} captions for {len(rows)} items: expected as many")
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self._n_refs):
-            raise InputError(f"items must be in 0..{len(self._n_refs) - 1}, got {rows.max()}")
+            raise InputError(
+                f"items are {rows.min()}..{rows.max()}: expected rows 0..{len(self._n_refs) - 1}"
+            )
         if not len(rows):
             return np.zeros(0)
         mine = encode(captions)

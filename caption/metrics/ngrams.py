@@ -124,7 +124,7 @@ def translate(words: pl.Series, vocabulary: pl.Enum) -> Ints:
     import polars as pl
 
     found = words.cast(vocabulary, strict=False).to_physical()
-    return found.cast(pl.Int64).fill_null(-1).to_numpy()
+    return found.cast(pl.Int64).fill_null(-1).to_numpy().copy()  # writable
 
 
 def grams(words: NDArray[np.int32], lengths: Ints, n_vocabulary: int) -> Iterator[Grams]:

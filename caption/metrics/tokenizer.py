@@ -229,9 +229,9 @@ _ABBREVIATIONS = (
     "capt cf cie cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq "
     "est etc ext feb fla fri ft ga gen gov govs hon inc ind insp intl invt jan jos jr jul jun kan "
     "kans ky lt ltd maj mar md messrs mfg mich minn mlle mme mo mon mont mr mrs ms msgr mt mtg "
-    "natl neb nev nov oct okla penn pfc ph plc ppte ppty pres prof pte ptes pty ptys pvt rd rep "
-    "reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs tue "
-    "tues univ va vs vt wed wis wisc wm wyo [a-z]"
+    "natl neb nev nov oct okla penn pfc ph ph\\.d plc ppte ppty pres prof pte ptes pty ptys pvt "
+    "rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs "
+    "tue tues univ va vs vt wed wis wisc wm wyo [a-z]"
 ).replace(" ", "|")
 _SYMBOLS = (
     "!-/:-@\\[-`{-~¡¢£¤¥-©¬®-´¶-¹¿×÷¼-¾¤\u201a\u201e-\u2023\u2030-\u2038\u203b\u203e-\u2042\u2044"
@@ -245,8 +245,8 @@ _RULES = [
         # Contractions and what a clitic leaves before it.
         rf"({_L}+)n['’`]t(?!{_L})",
         rf"['’](?:s|m|d|n|ll|re|ve)(?!{_L})",
-        rf"([dljy]['’])(?={_L})",
-        rf"'(?:em|til|till|cause|[2-9]0s)(?!{_L})|'\d\d(?!\S)|['’]n['’]|dunkin'|somethin'|ol'|c\+\+",
+        rf"([dljy]['’])(?={_L})(?!(?:s|m|d|n|ll|re|ve)(?!{_L}))",
+        rf"'(?:em|til|till|cause)(?!{_L})|['’][2-9]0s(?!{_L})|'\d\d(?!\S)|['’]n['’]|dunkin'|somethin'|ol'|c\+\+",
         rf"('t)(?:is|was)(?!{_L})",
         *(
             rf"({first}){second}(?!{_L})"
