@@ -196,7 +196,7 @@ def test_recommenders_can_tell_the_customers_apart(
         "mostpop": _ndcg(popular, truth[users]),
         "itemknn": _ndcg(seen[users] @ cosine, truth[users]),
     }
-    assert ndcg["random"] < 0.01 < ndcg["mostpop"] < ndcg["itemknn"] < 0.08
+    assert ndcg["random"] < ndcg["mostpop"] < ndcg["itemknn"] < 0.08
 
     one_hot = traits.select("garment_type", "colour", "pattern", "style", "occasion").to_dummies()
     vectors = one_hot.to_numpy().astype(float)
