@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption import InputError
+from caption.decoding import beam_search, greedy_search
 
 if TYPE_CHECKING:
     import torch
@@ -209,35 +210,17 @@ class BlipCaptioner(Captioner):
     def decode(
         self, features: "torch.Tensor", *, beams: int, max_new_tokens: int
     ) -> list[Generated]:
-        import torch
-        from transformers import GenerationConfig
-
         text = self.model.config.text_config
-        room = text.max_position_embeddings - 1
-        start = torch.full((len(features), 1), text.bos_token_id, device=features.device)
-        sequences = self.model.text_decoder.generate(
-            input_ids=start,
-            attention_mask=torch.ones_like(start),
-            encoder_hidden_states=features,
-            generation_config=GenerationConfig(
-                max_new_tokens=min(max_new_tokens, room),
-                num_beams=beams,
-                do_sample=False,
-                bos_token_id=text.bos_token_id,
-                eos_token_id=text.sep_token_id,
-                pad_token_id=text.pad_token_id,
-            ),
-        )
-        # The network's own probability of the sentence, whatever the search added to its score.
-        targets = sequences[:, 1:]
-        logits = self.model.text_decoder(
-            input_ids=sequences[:, :-1], encoder_hidden_states=features
-        ).logits
-        chosen = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]  # (n, T)
-        ended = (targets == text.sep_token_id).cumsum(1)
-        counts = (ended == 0) | ((ended == 1) & (targets == text.sep_token_id))
-        logprobs = (chosen * counts).sum(1).tolist()
-        texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        ends = {"bos": text.bos_token_id, "eos": text.sep_token_id}
+        room = min(max_new_tokens, text.max_position_embeddings - 1)
+        decoder = self.model.text_decoder
+        if beams == 1:
+            tokens, logprobs = greedy_search(decoder, features, **ends, max_new_tokens=room)
+        else:
+            tokens, logprobs = beam_search(
+                decoder, features, **ends, pad=text.pad_token_id, beams=beams, max_new_tokens=room
+            )
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [Generated(tidy(t), p) for t, p in zip(texts, logprobs, strict=True)]
 
     def text_rows(self, texts: Sequence[str], max_tokens: int) -> list[TextRow]:

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,8 @@ def caption_catalogue(
     items: (article id, photo) with unique ids; the rows come in this order.
     label: value of the captioner column (default: the captioner's name).
     beams: 1 is greedy search. batch_size: photos generated at once. shard_size: items a shard;
-        rounded up to whole batches. workers: threads that decode photos.
+        rounded up to whole batches. workers: threads that decode photos, and on a CPU also the
+        number of batches generated at the same time.
     progress: called as progress("captioning", done, total) after every batch.
     Raises InputError: no items, an id twice, a size below 1.
     """
@@ -94,18 +97,12 @@ def caption_catalogue(
     finished = {path: frame for path, frame in found.items() if frame is not None}
     n_reused = done = sum(len(own) for path, own in shards if path in finished)
     missing = [(path, own) for path, own in shards if path not in finished]
-    opened = prepared_images(
-        [photo for _, own in missing for _, photo in own],
-        captioner.preprocess,
-        at_least=captioner.image_size,
-        workers=workers,
-        ahead=4 * batch_size,
-    )
+    described = _described(captioner, missing, beams, max_new_tokens, batch_size, workers)
     for path, own in missing:
         rows: list[Row] = []
-        for start in range(0, len(own), batch_size):
-            batch = [(id, next(opened)) for id, _ in own[start : start + batch_size]]
-            rows.extend(_describe(captioner, batch, beams, max_new_tokens))
+        while len(rows) < len(own):  # batches do not cross shards
+            batch = next(described)
+            rows.extend(batch)
             done += len(batch)
             if progress is not None:
                 progress("captioning", done, len(items))
@@ -114,21 +111,70 @@ def caption_catalogue(
     return _join([finished[path] for path, _ in shards], out, label or captioner.name, n_reused)
 
 
+def _described(
+    captioner: Captioner,
+    shards: Sequence[tuple[Path, Sequence[Item]]],
+    beams: int,
+    max_new_tokens: int,
+    batch_size: int,
+    workers: int,
+) -> Iterator[list[Row]]:
+    """The rows of every batch, in order. On a CPU `workers` batches are generated side by side.
+
+    One computing thread a batch: small layers gain nothing from more, threads that wait for each
+    other lose much on a busy machine, and the sums do not depend on the number of cores.
+    """
+    import torch
+
+    batches = [
+        [id for id, _ in own[start : start + batch_size]]
+        for _, own in shards
+        for start in range(0, len(own), batch_size)
+    ]
+    opened = prepared_images(
+        [photo for _, own in shards for _, photo in own],
+        captioner.preprocess,
+        at_least=captioner.image_size,
+        workers=workers,
+        ahead=4 * batch_size,
+    )
+    on_cpu = captioner.device.type == "cpu"
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        workers if on_cpu else 1,
+        initializer=(lambda: torch.set_num_threads(1)) if on_cpu else None,
+    )
+    pending: deque[Future[list[Row]]] = deque()
+    try:
+        for ids in batches:
+            photos = [next(opened) for _ in ids]
+            pending.append(pool.submit(_describe, captioner, ids, photos, beams, max_new_tokens))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        opened.close()
+        torch.set_num_threads(threads)  # MKL's number is one for the whole process
+
+
 def _describe(
     captioner: Captioner,
-    batch: Sequence[tuple[str, NDArray[np.float32] | UnreadableImage]],
+    ids: Sequence[str],
+    photos: Sequence[NDArray[np.float32] | UnreadableImage],
     beams: int,
     max_new_tokens: int,
 ) -> list[Row]:
     """One row an item, in order; unreadable photos take no part in the batch."""
-    pixels = [p for _, p in batch if not isinstance(p, UnreadableImage)]
+    pixels = [p for p in photos if not isinstance(p, UnreadableImage)]
     written = iter(
         captioner.generate(np.stack(pixels), beams=beams, max_new_tokens=max_new_tokens)
         if pixels
         else ()
     )
     rows: list[Row] = []
-    for id, photo in batch:
+    for id, photo in zip(ids, photos, strict=True):
         if isinstance(photo, UnreadableImage):
             rows.append((id, None, None, photo.reason))
             continue

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -71,7 +71,7 @@ def prepared_images(
     at_least: tuple[int, int] | None = None,
     workers: int = 2,
     ahead: int = 256,
-) -> Iterator[T | UnreadableImage]:
+) -> Generator[T | UnreadableImage, None, None]:
     """`prepare(open_image(p))` for every path, in order, or the reason why not.
 
     Threads work at most `ahead` photos ahead: Pillow decodes and resizes outside the GIL.
