@@ -78,9 +78,9 @@ def tokenize_java(lines: Sequence[str], *, timeout: float | None = None) -> list
     """
     if not lines:
         return []
-    # A final "P." loses its point when the next line begins with a word like "The": the lexer looks
-    # across lines. A line of its own after such captions keeps captions independent.
-    guarded = np.array([bool(_INITIAL(line)) for line in lines])
+    # A final "P." loses its point when the next line begins with a word like "The", a final "No."
+    # keeps it before a digit: the lexer looks across lines. A line of its own keeps them apart.
+    guarded = np.array([bool(_OPEN_END(line)) for line in lines])
     text = "".join(
         f"{line}\nx\n" if guard else f"{line}\n" for line, guard in zip(lines, guarded, strict=True)
     )
@@ -192,7 +192,8 @@ def _clean(texts: Sequence[str]) -> tuple[list[str], int]:
 _LONGEST = 200  # characters of a token; keeps 100,000 characters without white space affordable
 _LINE_BREAK = re.compile(r"[\t\n\r]")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_INITIAL = re.compile(r"(?<![^\W_])[A-Za-z]\.\s*$").search
+_NUMBERED = "nos?|pp?|art|figs?|ca|op|prop"  # abbreviations where a number follows
+_OPEN_END = re.compile(rf"(?<![^\W_])(?:[a-z]|{_NUMBERED})\.\s*$", re.IGNORECASE).search
 _WHITE = re.compile(r"\s")
 
 _STARTERS = (
@@ -208,14 +209,12 @@ _SPANS = re.compile(
     | \d{{1,4}}[-\s]\d{{1,4}}/\d{{1,4}}                                       # 5 3/4
     )
     | </?[A-Za-z!?][^<>]{{0,200}}>                                        # <a href="x y">
-    | (?<![\w-])(?:nos?|pp?|art|figs?|ca|op|prop)\.(?=\s+\d)            # no. 5
+    | (?<![\w-])(?:{_NUMBERED})\.(?=\s+\d)                           # no. 5
     | (?<![^\s("“‘])[a-z](?=\.\s+(?-i:{_STARTERS})(?!\S))                      # size m. The
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_OPENS = re.compile(
-    r"<|\d\)?$|(?:^|\W)(?:[a-z]|nos|pp|art|figs?|ca|op|prop)\.$", re.IGNORECASE
-).search
+_OPENS = re.compile(rf"<|\d\)?$|(?:^|\W)(?:[a-z]|{_NUMBERED})\.$", re.IGNORECASE).search
 
 _NO_LETTER = "²³¹¼½¾\u2070-\u209f\u2150-\u215e\u2460-\u249b\u2776-\u2793"
 _A = rf"(?:[^\W\d_{_NO_LETTER}]|[\u0300-\u036f\u00ad])"
@@ -272,7 +271,7 @@ _RULES = [
         r"(?-i:[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+)",
         # Abbreviations keep their point.
         rf"(?:{_ABBREVIATIONS})\.(?!{_A})",
-        r"(?:nos?|pp?|art|figs?|ca|op|prop)\.(?=\d)",
+        rf"(?:{_NUMBERED})\.(?=\d)",
         rf"({_A}+\.)(?=[,;:])",
         # Numbers, with or without a unit behind a hyphen.
         r"[-+]?(?:\d*(?:[.,:]\d+)+|\d+)",
