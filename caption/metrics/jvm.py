@@ -68,6 +68,11 @@ def java_memory(memory: str | None, default: str) -> str:
     return chosen
 
 
+def clean_line(text: str) -> str:
+    """A text that fits on one line of the launchers' input: control characters become blanks."""
+    return re.sub(r"[\x00-\x1f\x7f]", " ", text)
+
+
 def run_java(
     classpath: Sequence[Path],
     main: str,

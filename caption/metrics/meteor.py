@@ -8,13 +8,12 @@ corpus, loads only the paraphrases that can match, and scores on several threads
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from caption.metrics import Corpus, Score, Unavailable
-from caption.metrics.jvm import LAUNCHERS, JavaError, jar_folder, java_memory, run_java
+from caption.metrics.jvm import LAUNCHERS, JavaError, clean_line, jar_folder, java_memory, run_java
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,8 +64,8 @@ def meteor(
 
 
 def _clean(text: str) -> str:
-    """Control characters would break the line protocol, and `|||` is METEOR's own separator."""
-    return re.sub(r"[\x00-\x1f\x7f]", " ", text).replace("|||", "")
+    """`|||` is METEOR's own separator: pycocoevalcap drops it from hypotheses alone."""
+    return clean_line(text).replace("|||", "")
 
 
 def _launch(lines: Sequence[str], memory: str, timeout: float, threads: int) -> list[float]:
