@@ -297,6 +297,27 @@ def test_bad_input(hypotheses: dict[str, str], references: dict[str, list[str]],
         score_captions(hypotheses, references, tokenizer="none")
 
 
+@given(st.dictionaries(st.text(max_size=4), st.tuples(st.text(), st.lists(st.text())), max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_arbitrary_text_is_scored_or_refused(items: dict[str, tuple[str, list[str]]]) -> None:
+    hypotheses = {i: hypothesis for i, (hypothesis, _) in items.items()}
+    references = {i: refs for i, (_, refs) in items.items()}
+    metrics = ["bleu", "rouge-l", "cider-d", "diversity"]
+    try:
+        got = score_captions(hypotheses, references, metrics, tokenizer="python")
+    except InputError:
+        assert not items or any(
+            not all(map(str.strip, refs)) or not refs for refs in references.values()
+        )
+        return
+    for score in got.values():
+        if isinstance(score, Unavailable):
+            assert score.name == "cider-d"
+            continue
+        assert math.isfinite(score.value)
+        assert score.per_item is None or score.per_item.shape == (len(items),)
+
+
 def test_unknown_names() -> None:
     with pytest.raises(InputError, match="unknown metric 'blue': expected some of bleu"):
         score_captions({"a": "x"}, {"a": ["x"]}, ["blue"])
