@@ -9,8 +9,7 @@ vocabulary on their texts and a list of common words, then trains in turn
 - ``sbert``, a `SentenceTransformer` that puts wordings of one product side by side,
 
 and saves each with its processor as a Hugging Face folder of float16 safetensors. The budget is
-counted in steps, so a busy machine changes the time and not the weights. `measure` computes the
-figures that data/README.md quotes.
+counted in steps, so a busy machine changes the time and not the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import copy
 import io
 import os
 import shutil
-import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -32,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines import InputError
+from pipelines.vocabulary import DEC, PAD, SEP, train_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +48,17 @@ SIDE = 96
 VISIBLE = ("garment_type", "colour", "pattern", "length", "neckline", "sleeve")
 """The traits a photo can show; the other traits have to come from the text."""
 
+METADATA = (
+    "prod_name",
+    "product_type_name",
+    "colour_group_name",
+    "graphical_appearance_name",
+    "garment_group_name",
+)
+"""The columns of `articles.csv` that make the metadata line."""
+
 WORDINGS = 4
 """Web captions and descriptions per article, so that no model learns one wording by heart."""
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
-SIGNS = "°½¼¾€£×’‘“”–—…®™"  # beyond ASCII, in real product texts
-PAD, SEP, DEC = 0, 3, 5  # their ids; SEP must not be 2, where CLIP would pool at the largest id
 
 RESNET_MEAN, RESNET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -126,7 +130,11 @@ def rebuild(
         "sbert": _train_sbert,
     }
     corpus = draw_corpus(photos, seed, workers=workers, progress=progress)
-    tokenizer = train_tokenizer(corpus)
+    tokenizer = train_tokenizer(
+        text
+        for texts in (*corpus.captions, *corpus.descriptions, corpus.metadata)
+        for text in texts
+    )
     out.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
     trained = {}
@@ -171,10 +179,12 @@ def draw_corpus(
     from pipelines import drawing
 
     drawn = drawing.draw_articles(n, seed)
-    traits = drawn.traits.sort("article_id").to_dicts()
-    articles = {row["article_id"]: row for row in drawn.articles.to_dicts()}
+    traits = drawn.traits.to_dicts()
     rng = np.random.default_rng([seed, 7])
-    shown = [c for c in METADATA if c in drawn.articles.columns]
+
+    def describe(trait_row: Mapping[str, Any]) -> str:
+        return drawing.describe(trait_row, rng, mention_colour=bool(rng.random() < 0.2))
+
     labels = {}
     for trait in VISIBLE:
         names = sorted({str(row[trait]) for row in traits})
@@ -187,205 +197,11 @@ def draw_corpus(
         ),
         traits=traits,
         captions=[[drawing.web_caption(t, rng) for _ in range(WORDINGS)] for t in traits],
-        descriptions=[[drawing.describe(t, rng) for _ in range(WORDINGS)] for t in traits],
-        metadata=[" ".join(str(articles[t["article_id"]][c]) for c in shown) for t in traits],
+        descriptions=[[describe(t) for _ in range(WORDINGS)] for t in traits],
+        metadata=[" ".join(row) for row in drawn.articles.select(METADATA).rows()],
         labels=labels,
         details=np.array([[d in has for d in known] for has in worn], np.float32),
     )
-
-
-METADATA = (
-    "prod_name",
-    "product_type_name",
-    "colour_group_name",
-    "graphical_appearance_name",
-    "garment_group_name",
-)
-
-
-def train_tokenizer(corpus: Corpus, pieces: int = 2200) -> BertTokenizer:
-    """A lower-casing WordPiece tokenizer that encodes every ASCII text without ``[UNK]``.
-
-    `pieces` are learnt from the corpus and the lexicon; every word of the lexicon that they would
-    still split is then added whole, because the captioner is fine-tuned on real descriptions later
-    and each split word costs it decoding steps.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import BertTokenizer
-
-    words = sorted(set(LEXICON.split()))
-    alphabet = sorted(set(string.ascii_lowercase + string.digits + string.punctuation + SIGNS))
-    inner = [f"##{c}" for c in alphabet if c.isalnum()]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - no password
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=pieces,
-        min_frequency=2,
-        initial_alphabet=alphabet,
-        # the trainer numbers inner letters in hash order and breaks ties by number: told them
-        # beforehand, it gives the same pieces every time
-        special_tokens=[*SPECIAL, *inner],
-        show_progress=False,
-    )
-    texts = [*words, *words]
-    for captions, descriptions, metadata in zip(
-        corpus.captions, corpus.descriptions, corpus.metadata, strict=True
-    ):
-        texts += [*captions, *descriptions, metadata]
-    tokenizer.train_from_iterator(texts, trainer)
-    learnt = {*tokenizer.get_vocab(), *words, *ENDINGS.split()} - set(SPECIAL)
-    vocab = {piece: i for i, piece in enumerate([*SPECIAL, *sorted(learnt)])}
-    return BertTokenizer(vocab=vocab, bos_token="[DEC]", model_max_length=96)  # noqa: S106
-
-
-def measure(folder: Path, *, articles: int = 600, seed: int = 2001) -> dict[str, float]:
-    """Figures of the four models under `folder` on a catalogue none of them has seen, as shares.
-
-    - ``blip/type``, ``blip/colour``: greedy captions that name the article's type, its colour;
-      ``blip/distinct``: distinct captions.
-    - ``clip/recall@k``: web captions whose own photo is among the k nearest of all photos.
-    - ``resnet/<trait>``: right answers of a ridge classifier on the pooled vector, fitted on one
-      half and tested on the other.
-    - ``<model>/same-type@5``: the 5 nearest photos that show the same type.
-    - ``sbert/wording recall@k``, ``sbert/metadata recall@k``: descriptions whose second wording,
-      or whose metadata line, is among the k nearest; one article per product.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    corpus = draw_corpus(articles, seed)
-    types = corpus.labels["garment_type"]
-    captions = caption_photos(folder / "blip", corpus.pixels)
-    figures = {
-        "blip/type": np.mean(
-            [type_named(c) == t["garment_type"] for c, t in _zip(captions, corpus)]
-        ),
-        "blip/colour": np.mean([colour_named(c) == t["colour"] for c, t in _zip(captions, corpus)]),
-        "blip/distinct": len(set(captions)) / articles,
-    }
-    photos, texts = clip_vectors(
-        folder / "clip", corpus.pixels, [wordings[0] for wordings in corpus.captions]
-    )
-    pooled = resnet_vectors(folder / "resnet", corpus.pixels)
-    for k in (1, 10):
-        figures[f"clip/recall@{k}"] = recall_at(texts, photos, k)
-    for trait in ("garment_type", "colour", "pattern"):
-        figures[f"resnet/{trait}"] = _probe(pooled, corpus.labels[trait])
-    figures["clip/same-type@5"] = same_label_at(photos, types, 5)
-    figures["resnet/same-type@5"] = same_label_at(pooled, types, 5)
-    figures["chance/same-type@5"] = float(np.square(np.bincount(types) / articles).sum())
-    encoder = SentenceTransformer(str(folder / "sbert"), device="cpu")
-    one = sorted({t["product_code"]: i for i, t in enumerate(corpus.traits)}.values())
-    first, second = (
-        encoder.encode([corpus.descriptions[i][v] for i in one], show_progress_bar=False)
-        for v in (0, 1)
-    )
-    lines = encoder.encode([corpus.metadata[i] for i in one], show_progress_bar=False)
-    for k in (1, 10):
-        figures[f"sbert/wording recall@{k}"] = recall_at(first, second, k)
-        figures[f"sbert/metadata recall@{k}"] = recall_at(first, lines, k)
-    return {name: round(float(value), 3) for name, value in figures.items()}
-
-
-def caption_photos(folder: Path, pixels: npt.NDArray[np.uint8], batch: int = 128) -> list[str]:
-    """Greedy captions of photos uint8 (n, H, W, 3) by the BLIP under `folder`."""
-    import torch
-    from transformers import BlipForConditionalGeneration, BlipProcessor
-
-    model = BlipForConditionalGeneration.from_pretrained(folder).eval()
-    processor = BlipProcessor.from_pretrained(folder)
-    captions: list[str] = []
-    for start in range(0, len(pixels), batch):
-        inputs = processor(images=list(pixels[start : start + batch]), return_tensors="pt")
-        with torch.inference_mode():
-            ids = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-        captions += processor.batch_decode(ids, skip_special_tokens=True)
-    return captions
-
-
-def clip_vectors(
-    folder: Path, pixels: npt.NDArray[np.uint8], texts: Sequence[str]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Photo vectors (n, D) and text vectors (m, D), float32, by the CLIP under `folder`."""
-    import torch
-    from transformers import CLIPModel, CLIPProcessor
-
-    model = CLIPModel.from_pretrained(folder).eval()
-    processor = CLIPProcessor.from_pretrained(folder)
-    images = processor(images=list(pixels), return_tensors="pt")
-    words = processor(text=list(texts), padding=True, truncation=True, return_tensors="pt")
-    with torch.inference_mode():
-        return (
-            model.get_image_features(images["pixel_values"]).pooler_output.numpy(),
-            model.get_text_features(
-                words["input_ids"], words["attention_mask"]
-            ).pooler_output.numpy(),
-        )
-
-
-def resnet_vectors(folder: Path, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Pooled photo vectors float32 (n, D) by the ResNet under `folder`."""
-    import torch
-    from transformers import AutoImageProcessor, ResNetModel
-
-    model = ResNetModel.from_pretrained(folder).eval()
-    images = AutoImageProcessor.from_pretrained(folder)(list(pixels), return_tensors="pt")
-    with torch.inference_mode():
-        return model(images["pixel_values"]).pooler_output.flatten(1).numpy()  # type: ignore[no-any-return]
-
-
-def type_named(caption: str) -> str:
-    """The garment type a web caption names, by its longest type word; "" for none."""
-    from pipelines.wording import GARMENTS
-
-    return _longest({word: name for name, g in GARMENTS.items() for word in g.alt}, caption)
-
-
-def colour_named(caption: str) -> str:
-    """The colour a web caption names, by its longest colour word; "" for none."""
-    from pipelines.wording import COLOURS
-
-    return _longest({word: name for name, colour in COLOURS.items() for word in colour[6]}, caption)
-
-
-def recall_at(queries: npt.NDArray[np.float32], items: npt.NDArray[np.float32], k: int) -> float:
-    """Share of queries (n, D) whose own row of `items` (n, D) is among the k nearest by cosine."""
-    scores = _unit(queries) @ _unit(items).T  # (n, n)
-    return float(np.mean((scores > np.diag(scores)[:, None]).sum(1) < k))
-
-
-def same_label_at(vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> float:
-    """Share of the k most cosine-near other rows that carry the row's own label."""
-    scores = _unit(vectors) @ _unit(vectors).T
-    np.fill_diagonal(scores, -np.inf)
-    nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return float(np.mean(labels[nearest] == labels[:, None]))
-
-
-def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-9), np.float32)
-
-
-def _zip(captions: Sequence[str], corpus: Corpus) -> Iterator[tuple[str, dict[str, Any]]]:
-    return zip(captions, corpus.traits, strict=True)
-
-
-def _longest(words: Mapping[str, str], caption: str) -> str:
-    spaced = f" {caption.replace(' - ', '-').replace(' / ', '/')} ".replace(" ' ", "'")
-    found = [word for word in words if f" {word} " in spaced.replace(",", " ").replace(":", " ")]
-    return words[max(found, key=len)] if found else ""
-
-
-def _probe(vectors: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
-    """Accuracy of a ridge classifier fitted on the even rows, on the odd rows."""
-    x = np.hstack([_unit(vectors - vectors[::2].mean(0)), np.ones((len(vectors), 1))])
-    y = np.eye(int(labels.max()) + 1)[labels]
-    train, test = slice(0, None, 2), slice(1, None, 2)
-    weights = np.linalg.solve(
-        x[train].T @ x[train] + 0.1 * np.eye(x.shape[1]), x[train].T @ y[train]
-    )
-    return float(np.mean((x[test] @ weights).argmax(1) == labels[test]))
 
 
 def _draw_photos(
@@ -801,107 +617,3 @@ def _save(model: PreTrainedModel, folder: Path) -> None:
             value = halves.setdefault(value.data_ptr(), value.half())
         state[name] = value
     model.save_pretrained(folder, state_dict=state)
-
-
-LEXICON = """
-about above across adjustable adult after again against age ago air all almost along also always am
-among an and anglaise animal ankle another any anyone apart applique are area arm armhole armholes
-arms around as asymmetric at autumn away baby back backless backpack bag baggy bags balconette ball
-ballerina band bandeau bands bar bare base baseball basic basics basket bath be beach bead beaded
-beads beanie bear beautiful because been before beige bell belt belted best better between big
-biker bikini black blanket blazer blazers blend block blocks bloomers blouse blouses blue bodice
-body bodysuit bomber bonding boning book boot bootcut boots both bottom bottoms bow bowl box boxer
-boxers boxy boy boyfriend boys bra bracelet bracelets braided braids brand bras brassiere breast
-breathable breeze bridge brief briefs bright brim broad brocade broderie brown brush brushed buckle
-buckles built bust button buttoned buttonhole buttons buy by cable calf call camisole can canvas
-cap cape caps cardigan cardigans care cargo carry case cashmere casual cat centimetre chain change
-charm check checked checks chelsea chest chic chiffon child children chinos choker chunky city
-classic clean clear clip clogs close closure cloth clothes clothing cm coat coated coats cold
-collar collarless collars collection colour coloured colours column come comfort comfortable
-compartment complete composition concealed cone contain containing contains contrast contrasting
-cool cord cords corduroy core corner corset cosy cotton could cover covered cream crease creases
-crepe crew crinkled crochet crocheted crop cropped cross crossed crossover crotch cuff cuffed cuffs
-culottes cup cups current curved cut cutout cuts dad daily dance dangling dark day dead deal
-decoration decorations decorative deep delicate denim dense design designed designs detachable
-detail details diagonal diameter different dipped dobby dog dot dots dotted double down drape
-draped draping draw drawstring drawstrings dress dresses dressing dressy drop dropped dry drying
-dungaree dungarees durable during each ear earring earrings ears ease easy edge edges edging either
-elastane elastic elasticated elastication elegant embossed embroidered embroidery empire end ends
-engraved enough espadrilles essential european even evening ever every everyday everything extended
-extra eye eyelash eyelet eyelets fabric fabrics face faced fair fake fall false family fancy
-fashion fast fasten fastened fastener fasteners fastening fastenings fastens faux favourite feather
-feathers feature features feel feet feminine few figure filling find fine finish finished finishing
-first fishnet fit fits fitted five fixed flannel flap flaps flared flat flatlock flattering fleece
-flex flexible flip flops floral flounce flounced flounces flower flowers flowing fly foam fold
-folded foldover follow foot football footless for form formal four frame frayed free freedom french
-frequency fresh friday frill frilled frills fringe fringed fringes from front frozen full fully
-functional fur further future galaxy garment garments gather gathered gathering gathers generous
-gentle gently get gift girl girls give glass glasses glitter glittering glittery glossy glove
-gloves go gold golden good graphic great green grey grip grosgrain guide gusset gym hair hairband
-half halterneck hand handle handles hanging hard has hat hats have head headband heart heavy heel
-heels height hem hems henley her here herringbone hidden high higher him hip hips his hold holdall
-hole holes holiday home hood hooded hoodie hoodies hoodless hook hooks hoop hoops horizontal hot
-house how human ideal if image imitation in inch inches included inner insert inserts inset inside
-insole insoles insulated integral interlined interlock into invisible iron is it item items its
-jacket jackets jacquard jean jeans jegging jeggings jersey jewellery jogger joggers jumper jumpers
-jumpsuit jumpsuits just keep keyhole kick kids kimono kind knee knees knickers knit knits knitted
-knitwear knot knotted lace laced laces lacing ladies lamb lapel lapels large laser last lasting
-layer layered layers leather left leg leggings legs length lengths leopard less let level life
-light lightly lightweight like line lined linen linens lines lingerie lining linings link links
-little live loafers logo long longer longline look looks loop loops loose loosely loosen lot lounge
-love low lower luxurious lyocell machine made main make man mandarin many mark marked marl
-masculine mask match matching material materials maternity matt matte maxi may me measure medium
-melange melting men mens merino mesh messenger metal metallic mid middle midi military mini mint
-minute mittens mixed mock modal model modern moisture mom monday moss most motif motifs move
-movement much multi muslin must my nail narrow natural navy near neat neck neckerchief necklace
-necklaces neckline necklines need neon nepped net never new next nice night nightdress nightshirt
-no non none normal not notch now number nursing nylon occasion of off office often old on once one
-online only open opening openings option or orange order organic original other our out outdoor
-outer outfit outsole outsoles over overall overalls overlapping overlay oversized own oxford pack
-pad padded padding pads paint pair pairs pale panel panels pants paper parka part partially partly
-parts party pastel patch patched patches patent pattern patterned patterns peak pearl pearls pencil
-pendant people peplum perfect period photo photos picture pictures piece pieces pile pilled pin
-pink pinstripe piping pique placed placement placket plaid plain plastic platform play playsuit
-pleat pleated pleats plumeti plunge plus pocket pockets point pointed polka polo polyamide
-polyester poncho ponytail poplin popover popper post practical premium press pretty price print
-printed prints product products protect puff puffed puffer pull pullover pump pumps pure purple
-purse push put pyjama pyjamas quality quarter quick quilted quilting racer racerback rack raglan
-rain raised range rather raw rayon read ready real rear recycled red reflective reflectors regular
-regulating reinforced relaxed removable repellent responsibly rhinestone rhinestones rib ribbed
-ribbing ribbon rich ride right ring rings rip ripped rise robe rode roll rolled romper room rope
-rose rough round rounded row rows rubber ruched ruffle ruffled ruffles run running rust safari sale
-same sandal sandals sateen satin save scallop scalloped scarf scarves school scoop scuba sea seam
-seamless seams season seasonal seat second section sections see seersucker self semi sequin
-sequined sequins set sew sewn shade shades shaft shank shape shaped shapewear shaping shawl she
-sheen sheer shell shimmering shimmery shine shiny shirred shirt shirts shoe shoes shop short
-shorter shorts should shoulder shoulders show shown side sides sight sign signature silhouette
-silicone silk silky silver simple since single size sizes skater skin skinny skirt skirts sky sleep
-sleeve sleeved sleeveless sleeves slightly slim slip slipper slippers slit slits slope sloping
-slouchy small smart smocked smocking smooth snap sneaker sneakers snood snow so sock socks soft
-softly sold sole soles solid some something sophisticated spaghetti spandex sparkling sparkly
-special sport sports spots spread spring square stand standing star stars start statement stay
-steel step stiletto stitch stitched stitches stitching stone stones stopper storage store storm
-straight strap strapless strappy straps stretch stretchy string stripe striped stripes strong
-structure structured stud studded studs style styled styles stylish suede suit suits summer sun
-sunday sunglasses suntop super supple support sure surface sustainable swaddle sweater sweaters
-sweatpants sweatshirt sweatshirts sweet swim swimming swimsuit synthetic tab table tabs taffeta
-tailored take tall tan tank taper tapered tapering tassel tassels teal technical teddy tee tees
-tencel terry text texture textured than that the their them then there thermal these they thick
-thigh thin thing this thong thread threaded threads three through thumbhole tie tied tier tiered
-tiers ties tight tightly tights time times tip toe toes toggle toggles tone tones tongue too top
-toppers tops total tote touch towel town track traditional trainer trainers transparent trapeze
-travel trekking trench trend trendy trim trimmed trimmings trims trouser trousers true try tulle
-tunic turn turned turquoise turtle turtleneck tweed twill twist twisted two type under underarm
-undershirt underwear underwire underwired unisex unlined until up upper us use used useful utility
-vamp variant various vegan velour velvet vent vented vents versatile vertical very vest vests
-viewed vintage viscose visible visor volume waist waistband waistcoat waisted walk want warm was
-wash washable washed washing watch water waterproof wave waves waxed way we wear wearing weather
-weave wedge weekend weight welt were what when where which while white who whole why wicking wide
-width wild will wind window windproof winter wipe wire wired wires with within without woman women
-womens wonderful wood wooden wool word work worn would woven wrap wrapover wrapped wrinkle wrist
-year years yellow yoke you young your zebra zip zipped zipper zips
-"""
-"""Common words of shop texts and of English, always whole in the vocabulary."""
-
-ENDINGS = "##s ##es ##ed ##d ##ing ##er ##ers ##ly ##y ##al ##ion ##ment ##less ##ness ##able ##ful"
-"""Endings that let an unknown word split where a reader would split it."""
