@@ -23,6 +23,10 @@ import recsys
 if TYPE_CHECKING:
     from pipelines.run import Run
 
+# Idle OpenMP threads spin by default: beside any other busy process that cost 4 times the time of a
+# training step (2 cores, torch's libgomp). It is read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 MODELS = [
     "random",
     "mostpop",

@@ -1,8 +1,11 @@
 """Fixtures every test file may use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
