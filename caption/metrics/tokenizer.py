@@ -112,7 +112,8 @@ def tokenize_python(lines: Sequence[str]) -> list[str]:
     out = [" ".join(filter(None, map(get, line.split()))) for line in lines]
     for i, tokens in enumerate(out):
         if _OPEN in tokens:
-            out[i] = _spanning(lines[i])
+            spans = _SPANS.search(lines[i])
+            out[i] = _spanning(lines[i]) if spans else tokens.replace(_OPEN, "")
     return out
 
 
@@ -120,8 +121,15 @@ class _Words(dict[str, str]):
     """Tokens of a word between white space, computed once; `_OPEN` marks one that may span it."""
 
     def __missing__(self, word: str) -> str:
-        mark = _OPEN if _OPENS(word) else ""
-        tokens = self[word] = mark + _join(_lex(word))
+        plain = _PLAIN(word)
+        if plain:  # most words: no need to try every rule
+            body = plain[1].lower()
+            tokens = _SPLIT.get(body, body)
+            if plain[2] == "." and _ABBREVIATION(body):
+                tokens += "."
+        else:
+            tokens = _join(_lex(word))
+        self[word] = tokens = (_OPEN if _OPENS(word) else "") + tokens
         return tokens
 
 
@@ -214,7 +222,9 @@ _SPANS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_OPENS = re.compile(rf"<|\d\)?$|(?:^|\W)(?:[a-z]|{_NUMBERED})\.$", re.IGNORECASE).search
+_OPENS = re.compile(
+    rf"<|(?<![\w.,:/+-])[+\d-]*\d\)?$|(?:^|\W)(?:[a-z]|{_NUMBERED})\.$", re.IGNORECASE
+).search
 
 _NO_LETTER = "²³¹¼½¾\u2070-\u209f\u2150-\u215e\u2460-\u249b\u2776-\u2793"
 _A = rf"(?:[^\W\d_{_NO_LETTER}]|[\u0300-\u036f\u00ad])"
@@ -232,6 +242,16 @@ _ABBREVIATIONS = (
     "rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs "
     "tue tues univ va vs vt wed wis wisc wm wyo [a-z]"
 ).replace(" ", "|")
+_ABBREVIATION = re.compile(_ABBREVIATIONS).fullmatch
+_PLAIN = re.compile(r"([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)([,.;:!?]?)").fullmatch
+_SPLIT = {
+    "cannot": "can not",
+    "gonna": "gon na",
+    "gotta": "got ta",
+    "lemme": "lem me",
+    "gimme": "gim me",
+    "wanna": "wan na",
+}
 _SYMBOLS = (
     "!-/:-@\\[-`{-~¡¢£¤¥-©¬®-´¶-¹¿×÷¼-¾¤\u201a\u201e-\u2023\u2030-\u2038\u203b\u203e-\u2042\u2044"
     "\u2016\u2017\u2070\u2074-\u207e\u2080-\u208e\u20a0\u20a4\u20ac\u2100-\u214f\u2150-\u215e"
@@ -247,17 +267,7 @@ _RULES = [
         rf"([dljy]['’])(?={_L})(?!(?:s|m|d|n|ll|re|ve)(?!{_L}))",
         rf"'(?:em|til|till|cause)(?!{_L})|['’][2-9]0s(?!{_L})|'\d\d(?!\S)|['’]n['’]|dunkin'|somethin'|ol'|c\+\+",
         rf"('t)(?:is|was)(?!{_L})",
-        *(
-            rf"({first}){second}(?!{_L})"
-            for first, second in (
-                ("can", "not"),
-                ("gon", "na"),
-                ("got", "ta"),
-                ("lem", "me"),
-                ("gim", "me"),
-                ("wan", "na"),
-            )
-        ),
+        *(rf"({first}){second}(?!{_L})" for first, second in map(str.split, _SPLIT.values())),
         # Words: with internal hyphens, slashes, apostrophes; letters joined by a point or mark.
         _WORD + _TAIL,
         r"[a-z0-9]+(?:-[a-z0-9]+)*(?:/[a-z0-9]+(?:-[a-z0-9]+)*){1,2}",
