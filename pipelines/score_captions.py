@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -334,7 +335,7 @@ def _audit(
         own = pl.DataFrame({"article_id": list(texts), "caption": list(texts.values())})
         audits[name] = audit_captions(own, articles)
     audits[CATALOGUE] = audit_captions(captions.select("article_id", "caption"), articles)
-    write_json(folder / "audit.json", {name: audit.rates for name, audit in audits.items()})
+    write_json(folder / "audit.json", {name: _rates(audit) for name, audit in audits.items()})
     frames = [
         audit.per_item.with_columns(pl.lit(name).alias("captioner"))
         for name, audit in audits.items()
@@ -342,6 +343,17 @@ def _audit(
     with atomic_file(folder / "audit.parquet") as handle:
         pl.concat(frames).write_parquet(handle)
     return audits
+
+
+def _rates(audit: Audit) -> dict[str, dict[str, dict[str, float | None]]]:
+    """The audit's rates for JSON, which has no NaN: a share of nothing is null."""
+    return {
+        field: {
+            verdict: {key: None if math.isnan(x) else x for key, x in rate.items()}
+            for verdict, rate in rates.items()
+        }
+        for field, rates in audit.rates.items()
+    }
 
 
 def _findings(
