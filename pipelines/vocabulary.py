@@ -19,7 +19,7 @@ SIGNS = "°½¼¾€£×’‘“”–—…®™"  # beyond ASCII, in real pro
 PAD, SEP, DEC = 0, 3, 5  # their ids; SEP must not be 2, where CLIP would pool at the largest id
 
 
-def train_tokenizer(texts: Iterable[str], pieces: int = 2200) -> BertTokenizer:
+def train_tokenizer(texts: Iterable[str], pieces: int = 2000) -> BertTokenizer:
     """A lower-casing WordPiece tokenizer that encodes every ASCII text without ``[UNK]``.
 
     `pieces` are learnt from `texts` and the lexicon; every word of the lexicon that they would
