@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def rouge_l(corpus: Corpus) -> list[Score | Unavailable]:
 
 def _ours(corpus: Corpus) -> Floats:
     hyps, refs = corpus.tokenized.hypotheses, corpus.tokenized.references
-    texts = encode([*hyps, *(r for rs in refs for r in rs)], any_whitespace=False)
+    texts = encode([*hyps, *chain.from_iterable(refs)], any_whitespace=False)
     n_refs = np.array([len(rs) for rs in refs])
     first = np.cumsum(n_refs) - n_refs
     starts = np.cumsum(texts.lengths) - texts.lengths

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 
@@ -35,10 +36,10 @@ def tokenize_corpus(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "auto"
 ) -> Tokenized:
     """Tokenize both sides in one run; `tokenizer` as in `tokenize`."""
-    texts = [*hypotheses, *(ref for refs in references for ref in refs)]
+    texts = [*hypotheses, *chain.from_iterable(references)]
     words, signature = tokenize(texts, tokenizer)
-    rest = iter(words[len(hypotheses) :])
-    refs = [[next(rest) for _ in refs] for refs in references]
+    ends = accumulate(map(len, references), initial=len(hypotheses))
+    refs = [words[start:end] for start, end in pairwise(ends)]
     return Tokenized(words[: len(hypotheses)], refs, signature)
 
 
