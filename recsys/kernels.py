@@ -17,9 +17,12 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 BLOCK_ROWS = 65_536  # rows of one block of the inverted index: local ids fit in uint16
 SCAN = 256  # counters whose maximum is taken at once
+AHEAD = 2  # lists that are fetched before they are needed
+SPARSE = 24  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
 
 
 def _cache_folder() -> str | None:
@@ -372,36 +375,53 @@ def random_top_k(  # type: ignore[no-untyped-def]
 # ---------------------------------------------------------------- neighbours by overlap
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index]: lists are too short for the processor to guess."""
+    from llvmlite import ir  # type: ignore[import-untyped]
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        address = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer)
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(function, [address, read, keep, data])
+        return context.get_dummy_value()
+
+    return numba.void(array, numba.uint64), codegen
+
+
 @jit
-def block_index(indptr, indices, order, n_blocks, block_ptr, block_rows):  # type: ignore[no-untyped-def]
+def block_index(indptr, indices, order, block_ptr, block_rows):  # type: ignore[no-untyped-def]
     """Inverted index of the rows taken in `order`, in blocks of BLOCK_ROWS rows.
 
-    block_ptr (n_blocks, n_cols + 1) int64 zeros on entry; block_rows (nnz,) uint16: for block b and
-    column c the local row numbers are block_rows[block_ptr[b, c] : block_ptr[b, c + 1]].
+    block_ptr (n_blocks, n_cols + 1) int32 zeros on entry, block_rows (nnz,) uint16. The entries of
+    block b follow those of the blocks before it; among them, block_ptr[b, c] : block_ptr[b, c + 1]
+    are the local numbers of the rows with column c.
     """
     n_cols = block_ptr.shape[1] - 1
-    at = 0
-    for b in range(n_blocks):
+    first = 0
+    for b in range(block_ptr.shape[0]):
         ptr = block_ptr[b]
         lo, hi = b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, order.size)
         for position in range(lo, hi):
             row = order[position]
             for p in range(indptr[row], indptr[row + 1]):
                 ptr[indices[p] + 1] += 1
-        first = at
-        ptr[0] = first
         for c in range(n_cols):
             ptr[c + 1] += ptr[c]
-        at = ptr[n_cols]
         for position in range(lo, hi):
             row = order[position]
             for p in range(indptr[row], indptr[row + 1]):
                 c = indices[p]
-                block_rows[ptr[c]] = np.uint16(position - lo)
+                block_rows[first + ptr[c]] = np.uint16(position - lo)
                 ptr[c] += 1
         for c in range(n_cols, 0, -1):
             ptr[c] = ptr[c - 1]
-        ptr[0] = first
+        ptr[0] = 0
+        first += ptr[n_cols]
 
 
 @jit
@@ -421,8 +441,8 @@ def _similarity_key(kind, overlap, query_scale, other_scale, shrink):  # type: i
 
 @jit
 def overlap_neighbours(  # type: ignore[no-untyped-def]
-    queries, indptr, indices, order, query_scale, scales, chunk_min, block_ptr, block_rows,
-    kind, shrink, include_self, first_block, counters, out_idx, out_sim, start, stop,
+    queries, indptr, indices, order, query_scale, scales, chunk_min, block_ptr, block_start,
+    block_rows, kind, shrink, include_self, first_block, counters, out_idx, out_sim, start, stop,
 ):  # fmt: skip
     """The k most similar rows of each of queries[start:stop], by the overlap of their columns.
 
@@ -437,6 +457,7 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
     n_queries = stop - start
     keys = np.empty((n_queries, k), np.float64)
     fill = np.zeros(n_queries, np.int64)
+    one = counters.dtype.type(1)
     for turn in range(2 * n_blocks):
         step = (turn + 1) // 2
         b = first_block - step if turn % 2 else first_block + step
@@ -445,6 +466,7 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
         base = b * BLOCK_ROWS
         size = min(BLOCK_ROWS, n_rows - base)
         ptr = block_ptr[b]
+        rows = block_rows[block_start[b] : block_start[b + 1]]
         low, high = scales[base], scales[base + size - 1]
         for n in range(n_queries):
             row = queries[start + n]
@@ -460,58 +482,70 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
                     continue
             touched = 0
             for p in range(q_lo, q_hi):
+                if p + AHEAD < q_hi:
+                    c = indices[p + AHEAD]
+                    far, end = np.uint64(ptr[c]), np.uint64(ptr[c + 1])
+                    end = min(end, far + np.uint64(512))
+                    while far < end:
+                        _prefetch(rows, far)
+                        far += np.uint64(32)
                 c = indices[p]
-                lo, hi = ptr[c], ptr[c + 1]
-                touched += hi - lo
-                for t in range(lo, hi):
-                    counters[block_rows[t]] += 1
+                first, last = np.uint64(ptr[c]), np.uint64(ptr[c + 1])  # unsigned: no wrap-around
+                touched += np.int64(last - first)
+                for t in range(first, last):
+                    counters[rows[t]] += one
             if touched == 0:
                 continue
             filled = fill[n]
-            if touched * 16 < size:
+            need = _least_overlap(kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo)
+            if touched * SPARSE < size:
                 for p in range(q_lo, q_hi):
                     c = indices[p]
-                    for t in range(ptr[c], ptr[c + 1]):
-                        local = block_rows[t]
+                    for t in range(np.uint64(ptr[c]), np.uint64(ptr[c + 1])):
+                        local = rows[t]
                         overlap = counters[local]
-                        if overlap == 0:
-                            continue
                         counters[local] = 0
+                        if overlap < need:
+                            continue
                         other = order[base + local]
                         if other == row and not include_self:
                             continue
                         key = _similarity_key(kind, overlap, own, scales[base + local], shrink)
                         if filled < k or key >= heap_key[0]:
                             filled = _push(heap_key, heap_id, filled, k, key, other)
+                            need = _least_overlap(
+                                kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo
+                            )
                 fill[n] = filled
                 continue
             for lo in range(0, size, SCAN):
                 hi = min(lo + SCAN, size)
-                chunk = counters[lo:hi]
+                chunk = counters[lo:hi]  # counted from 0: only then is the loop vectorised
                 top = chunk[0]
                 for t in range(chunk.size):
                     top = max(top, chunk[t])
-                if top == 0:
-                    continue
-                if filled == k:
+                if top >= need:
                     bound = _similarity_key(kind, top, own, scales[base + lo], shrink)
-                    if bound < heap_key[0] or (
-                        bound == heap_key[0] and chunk_min[(base + lo) // SCAN] > heap_id[0]
+                    if filled < k or not (
+                        bound < heap_key[0]
+                        or (bound == heap_key[0] and chunk_min[(base + lo) // SCAN] > heap_id[0])
                     ):
-                        chunk[:] = 0
-                        continue
+                        for t in range(chunk.size):
+                            overlap = chunk[t]
+                            if overlap < need:
+                                continue
+                            other = order[base + lo + t]
+                            if other == row and not include_self:
+                                continue
+                            position = base + lo + t
+                            key = _similarity_key(kind, overlap, own, scales[position], shrink)
+                            if filled < k or key >= heap_key[0]:
+                                filled = _push(heap_key, heap_id, filled, k, key, other)
+                                need = _least_overlap(
+                                    kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo
+                                )
                 for t in range(chunk.size):
-                    overlap = chunk[t]
-                    if overlap == 0:
-                        continue
-                    position = base + lo + t
-                    other = order[position]
-                    if other == row and not include_self:
-                        continue
-                    key = _similarity_key(kind, overlap, own, scales[position], shrink)
-                    if filled < k or key >= heap_key[0]:
-                        filled = _push(heap_key, heap_id, filled, k, key, other)
-                chunk[:] = 0
+                    chunk[t] = 0
             fill[n] = filled
     for n in range(n_queries):
         row = queries[start + n]
@@ -520,6 +554,21 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
         for j in range(filled):
             key = keys[n, j]
             out_sim[start + n, j] = np.sqrt(key / query_scale[row]) if kind == 0 else key
+
+
+@jit
+def _least_overlap(kind, heap_key, filled, k, own, low, shrink, most):  # type: ignore[no-untyped-def]
+    """Smallest overlap that can enter the heap from rows of scale `low` or more; most + 1: none."""
+    if filled < k:
+        return np.int64(1)
+    lo, hi = np.int64(1), most + 1
+    while lo < hi:
+        middle = (lo + hi) >> 1
+        if _similarity_key(kind, middle, own, low, shrink) < heap_key[0]:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo
 
 
 @jit

@@ -257,6 +257,11 @@ class OverlapIndex:
     ) -> None:  # fmt: skip
         from recsys import kernels
 
+        # Popular columns first: the long lists of a block then stand together in the cache.
+        popular = np.argsort(-np.bincount(indices, minlength=n_columns), kind="stable")
+        renumbered = np.empty(n_columns, np.int32)
+        renumbered[popular] = np.arange(n_columns, dtype=np.int32)
+        indices = renumbered[indices]
         self.indptr, self.indices, self.shrink = indptr, indices, float(shrink)
         sizes = np.diff(indptr)
         # Small rows first; equal sizes in the order of their number, so ties need no search.
@@ -272,10 +277,17 @@ class OverlapIndex:
         self.rank = np.empty_like(self.order)
         self.rank[self.order] = np.arange(sizes.size, dtype=np.int32)
         self.sizes = sizes
-        n_blocks = -(-sizes.size // kernels.BLOCK_ROWS)
-        self.block_ptr = np.zeros((n_blocks, n_columns + 1), np.int64)
+        starts = np.arange(0, sizes.size, kernels.BLOCK_ROWS)
+        held = np.add.reduceat(sizes[self.order], starts)
+        if held.max() >= 2**31:
+            raise InputError(
+                f"{held.max():,} pairs of {kernels.BLOCK_ROWS:,} rows are beyond what the index "
+                "takes (2^31): drop the longest histories"
+            )
+        self.block_start = np.concatenate(([0], np.cumsum(held)))
+        self.block_ptr = np.zeros((starts.size, n_columns + 1), np.int32)
         self.block_rows = np.empty(indices.size, np.uint16)
-        kernels.block_index(indptr, indices, self.order, n_blocks, self.block_ptr, self.block_rows)
+        kernels.block_index(indptr, indices, self.order, self.block_ptr, self.block_rows)
         starts = np.arange(0, sizes.size, kernels.SCAN)
         self.chunk_min = np.minimum.reduceat(self.order, starts)
 
@@ -297,8 +309,8 @@ class OverlapIndex:
             middle = int(self.rank[queries[(start + stop) // 2]])
             kernels.overlap_neighbours(
                 queries, self.indptr, self.indices, self.order, self.query_scale, self.scales,
-                self.chunk_min, self.block_ptr, self.block_rows, self.kind, self.shrink,
-                include_self, middle // kernels.BLOCK_ROWS, counters, idx, sim, start, stop,
+                self.chunk_min, self.block_ptr, self.block_start, self.block_rows, self.kind,
+                self.shrink, include_self, middle // kernels.BLOCK_ROWS, counters, idx, sim, start, stop,
             )  # fmt: skip
 
         kernels.run_blocks(rows.size, kernels.block_of(rows.size, QUERY_BATCH), search)
