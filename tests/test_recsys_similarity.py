@@ -183,3 +183,32 @@ def test_cuda_asked_for_without_a_gpu():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="faiss-gpu"):
         top_k(np.ones((1, 2), np.float32), np.ones((2, 2), np.float32), 1, device="cuda")
+
+
+@pytest.mark.parametrize("method", ["ivf", "hnsw", "pq"])
+def test_approximate_indexes_measure_their_recall(method):
+    rng = np.random.default_rng(8)
+    centres = rng.standard_normal((40, 16))
+    items = centres[rng.integers(0, 40, 1500)] + 0.3 * rng.standard_normal((1500, 16))
+    items = items.astype(np.float32)
+    index = similarity.ItemIndex(items, np.arange(1500) != 3)
+    exclude = sparse.csr_matrix(np.eye(60, 1500))
+    found, scores = index.top_k(items[:60], 10, exclude=exclude, method=method)
+    want, _ = index.top_k(items[:60], 10, exclude=exclude)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, want, strict=True)])
+    assert index.recall == {method: pytest.approx(recall)}
+    assert 0.7 < recall <= 1
+    assert not (found == 3).any()
+    assert not (found == np.arange(60)[:, None]).any()
+    at = np.argwhere(found >= 0)
+    exact = (items[at[:, 0]].astype(np.float64) * items[found[tuple(at.T)]]).sum(axis=1)
+    np.testing.assert_allclose(scores[tuple(at.T)], exact, rtol=1e-6)
+    again = similarity.ItemIndex(items, np.arange(1500) != 3)
+    np.testing.assert_array_equal(
+        again.top_k(items[:60], 10, exclude=exclude, method=method)[0], found
+    )
+
+
+def test_an_approximate_index_needs_items_to_learn_from():
+    with pytest.raises(InputError, match="too few"):
+        top_k(np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), 1, method="ivf")

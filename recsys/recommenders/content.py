@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from recsys import InputError
 from recsys.interactions import Float32, Int32, Interactions
 from recsys.recommenders.base import Reason, Recommender, check_choice
-from recsys.similarity import Device, Method, top_k
+from recsys.similarity import Device, ItemIndex, Method
 
 _USERS = 16_384
 """Profiles held in memory at a time."""
@@ -39,7 +40,8 @@ class ContentRecommender(Recommender):
     encoder: str = ""
     """Signature of the vectors."""
     method: Method = "auto"
-    device: Device = "auto"
+    """See `ItemIndex.top_k`; "ivf", "hnsw" and "pq" are approximate."""
+    device: Device = field(default="auto", repr=False)
 
     def __post_init__(self) -> None:
         check_choice("weighting", self.weighting, ("unique", "count"))
@@ -49,6 +51,11 @@ class ContentRecommender(Recommender):
     def n_without_vector(self) -> int:
         """Items that this recommender can neither use nor recommend."""
         return int((~self._valid).sum())
+
+    @cached_property
+    def index(self) -> ItemIndex:
+        """The searched vectors; `index.recall` says what an approximate method found."""
+        return ItemIndex(self.vectors, self._valid)
 
     @property
     def _valid(self) -> NDArray[np.bool_]:
@@ -71,12 +78,10 @@ class ContentRecommender(Recommender):
             seen = bought[rows[lo : lo + _USERS]]
             profiles, known = self._profiles(seen)
             at = lo + np.flatnonzero(known)
-            ids[at], scores[at] = top_k(
+            ids[at], scores[at] = self.index.top_k(
                 profiles[known],
-                self.vectors,
                 k,
                 exclude=seen[known] if exclude_seen else None,
-                candidates=self._valid,
                 method=self.method,
                 device=self.device,
             )
