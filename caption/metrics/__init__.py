@@ -135,10 +135,38 @@ def _verbatim(corpus: Corpus) -> list[Score | Unavailable]:
     return verbatim(corpus)
 
 
+def _meteor(corpus: Corpus) -> list[Score | Unavailable]:
+    from caption.metrics.meteor import meteor
+
+    return meteor(corpus)
+
+
+def _spice(corpus: Corpus) -> list[Score | Unavailable]:
+    from caption.metrics.spice import spice
+
+    return spice(corpus)
+
+
+def _clipscore(corpus: Corpus) -> list[Score | Unavailable]:
+    from caption.metrics.clipscore import clipscore
+
+    return clipscore(corpus)
+
+
+def _attributes(corpus: Corpus) -> list[Score | Unavailable]:
+    from caption.metrics.attributes import attributes
+
+    return attributes(corpus)
+
+
 METRICS: dict[str, Callable[[Corpus], list[Score | Unavailable]]] = {
     "bleu": _bleu,
     "rouge-l": _rouge_l,
     "cider-d": _cider_d,
+    "meteor": _meteor,
+    "spice": _spice,
+    "clipscore": _clipscore,
+    "attributes": _attributes,
     "diversity": _diversity,
     "verbatim": _verbatim,
 }
