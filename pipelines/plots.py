@@ -1,0 +1,230 @@
+"""Every figure of the project: one style, one palette, SVG whose bytes depend on the data alone.
+
+A figure is SVG with the palette's colours in it, fit for a file of its own. `themed` turns it into
+markup for inside a page, where the colours become CSS variables that follow light and dark.
+The palette keeps its hues apart for readers with any of the common colour vision deficiencies, and
+no figure relies on hue alone: series differ in marker and dash too, and stand in a table beside it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.tables import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PALETTE = ("#0072b2", "#c24e00", "#00795a", "#9c4a8a", "#7a6400", "#5b6770")
+"""Blue, vermilion, green, purple, ochre, grey: at least 4.5:1 on white."""
+INK, RULE = "#1d2328", "#d5d9dd"
+MARKERS = ("o", "s", "D", "^", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)), "-", "-")
+WIDTH = 5.6
+ROW = 0.3
+"""Inches: of a figure, and of one line in a chart of rows."""
+_STYLE = {
+    "svg.hashsalt": "fcr",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def learning_curve(
+    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]], chosen: float | None
+) -> str:
+    """Loss (nats a token) over steps, one line a part; `chosen` marks the kept checkpoint."""
+    with _figure(3.1) as (axes, out):
+        for i, (name, (steps, loss)) in enumerate(losses.items()):
+            axes.plot(steps, loss, label=name, marker=MARKERS[i], markersize=4.5, **_line(i))
+        if chosen is not None:
+            axes.axvline(chosen, color=PALETTE[5], linewidth=1, linestyle=DASHES[2])
+            axes.annotate(
+                "kept", (chosen, 1), xycoords=("data", "axes fraction"), xytext=(-4, -10),
+                textcoords="offset points", ha="right", color=PALETTE[5],
+            )  # fmt: skip
+        axes.set(xlabel="step", ylabel="loss, nats a token")
+        axes.legend()
+    return out[0]
+
+
+def lengths(words: Mapping[str, NDArray[np.int64]]) -> str:
+    """Words a text has, one line a writer: median, middle half (thick), middle 90 % (thin)."""
+    with _figure(0.75 + ROW * max(2, len(words))) as (axes, out):
+        for row, counts in enumerate(words.values()):
+            low, left, middle, right, high = np.quantile(counts, [0.05, 0.25, 0.5, 0.75, 0.95])
+            colour = PALETTE[5 if row == 0 else 0]
+            axes.plot([low, high], [row, row], color=colour, linewidth=1.4)
+            axes.plot([left, right], [row, row], color=colour, linewidth=7, alpha=0.45)
+            axes.plot(middle, row, color=colour, marker="o", markersize=7)
+        _rows(axes, list(words))
+        axes.set(xlabel="words", xlim=(0, None))
+    return out[0]
+
+
+def words(shares: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    """Share of texts that contain each word, one dot a writer; names from top to bottom."""
+    with _figure(0.9 + ROW * len(names)) as (axes, out):
+        rows = np.arange(len(names))
+        for i, (name, share) in enumerate(shares.items()):
+            axes.plot(np.asarray(share) * 100, rows, label=name, **_dot(i))
+        _rows(axes, names)
+        axes.set(xlabel="% of texts that contain the word")
+        _legend_above(axes, len(shares))
+    return out[0]
+
+
+def intervals(
+    values: Mapping[str, Mapping[str, Estimate]],
+    names: Sequence[str],
+    xlabel: str,
+    *,
+    zero: bool = False,
+    detectable: Mapping[str, float] | None = None,
+) -> str:
+    """Values with their 95 % intervals, one line a name, one marker a series.
+
+    Args:
+        values: series -> name -> value; names may be absent.
+        names: lines from top to bottom.
+        xlabel: the axis.
+        zero: draw the line of no difference.
+        detectable: name -> size below which the data can't reliably tell an effect from none, drawn
+            as a band around zero.
+    """
+    many = len(values) > 1
+    with _figure(0.75 + (ROW + 0.1 * many) * max(2, len(names)) + 0.25 * many) as (axes, out):
+        spread = 0.22 if many else 0.0
+        for name, width in (detectable or {}).items():
+            axes.barh(names.index(name), 2 * width, 0.7, left=-width, color=RULE, zorder=0.5)
+        for i, (series, by_name) in enumerate(values.items()):
+            shift = spread * (i - (len(values) - 1) / 2)
+            places = [n for n in names if n in by_name]
+            rows = np.array([names.index(n) for n in places]) + shift
+            x = np.array([by_name[n].value for n in places])
+            for row, n in zip(rows, places, strict=True):
+                low, high = by_name[n].low, by_name[n].high
+                if low is not None and high is not None:
+                    axes.plot([low, high], [row, row], color=PALETTE[i], linewidth=2, alpha=0.55)
+            axes.plot(x, rows, label=series, **_dot(i))
+        _rows(axes, names)
+        if zero:
+            axes.axvline(0, color=INK, linewidth=1)
+        else:
+            axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+        axes.set_xlabel(xlabel)
+        if many:
+            _legend_above(axes, len(values))
+    return out[0]
+
+
+def shares(
+    parts: Mapping[str, Mapping[str, float]], names: Sequence[str], colours: Sequence[int]
+) -> str:
+    """Stacked shares of 100 %, one bar a name: part -> name -> share of one."""
+    with _figure(0.9 + ROW * max(2, len(names))) as (axes, out):
+        left = np.zeros(len(names))
+        for (part, by_name), colour in zip(parts.items(), colours, strict=True):
+            width = np.array([by_name.get(n, 0.0) for n in names]) * 100
+            axes.barh(range(len(names)), width, 0.62, left=left, label=part, color=PALETTE[colour])
+            for row, (w, start) in enumerate(zip(width, left, strict=True)):
+                if w >= 9:
+                    axes.text(
+                        start + w / 2, row, f"{w:.0f}", ha="center", va="center", color="white"
+                    )
+            left += width
+        _rows(axes, names)
+        axes.set(xlabel="% of captions", xlim=(0, 100))
+        _legend_above(axes, len(parts))
+    return out[0]
+
+
+def themed(svg: str, name: str, description: str) -> str:
+    """Markup of a figure for inside an HTML page.
+
+    Args:
+        svg: what a function above returned.
+        name: unique on the page; keeps the ids of figures apart.
+        description: what it shows, for readers who can't see it.
+    """
+    from html import escape
+
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href", "href")
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    view = re.search(r'viewBox="[^"]*"', body)
+    label = escape(description, quote=True)
+    opening = f'<svg {view[0] if view else ""} role="img" aria-label="{label}">'
+    body = re.sub(r"<svg[^>]*>", lambda _: opening, body, count=1)
+    for i, colour in enumerate(PALETTE):
+        body = body.replace(colour, f"var(--c{i + 1})")
+    body = body.replace("#ffffff", "var(--on-colour)")
+    return body.replace(INK, "var(--ink)").replace(RULE, "var(--rule)").strip()
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Axes, list[str]]]:
+    """Axes to draw on, and a list that holds the SVG afterwards."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    out: list[str] = []
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        yield axes, out
+        text = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(text, format="svg", metadata=nothing)
+        out.append(text.getvalue())
+
+
+def _line(i: int) -> dict[str, Any]:
+    return {"color": PALETTE[i], "linestyle": DASHES[i], "linewidth": 1.8}
+
+
+def _dot(i: int) -> dict[str, Any]:
+    return {"color": PALETTE[i], "linestyle": "", "marker": MARKERS[i], "markersize": 6}
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, 4), borderaxespad=0.2,
+        handletextpad=0.4, columnspacing=1.2,
+    )  # fmt: skip

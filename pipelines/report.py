@@ -1,0 +1,170 @@
+"""`fcr report`: everything a run holds as one HTML page, with its tables and figures as files.
+
+It reads run directories and draws; it computes no score.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.catalog import fingerprints, read_catalog
+from pipelines.conclusions import CAVEAT, conclusions
+from pipelines.page import Page, clip
+from pipelines.report_captions import audit, captions, gallery, training
+from pipelines.report_recommend import customers, ranking, texts
+from pipelines.results import STAGES, manifest_hashes, read_results
+from pipelines.run import Run
+from pipelines.tables import Column, Table
+from pipelines.workspace import file_sha256, write_text
+
+STAGE = "report"
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def report(run: Run) -> Path:
+    """Draw what the run holds; a stage that is absent is named with the command that makes it.
+
+    Returns:
+        path of `report.html` (self-contained, no network, below 10 MB); beside it `tables/`
+        (CSV, Markdown, LaTeX) and `figures/` (SVG).
+
+    Raises:
+        InputError: bad tables, or an artefact that is not what its stage wrote.
+    """
+    results = read_results(run.workspace)
+    purchases = results.recommendations is not None and run.config.report.customers > 0
+    inputs = {
+        **manifest_hashes(run.workspace),
+        **{f"data {k}": v for k, v in fingerprints(run.data, purchases=purchases).items()},
+        **{path.name: file_sha256(path) for path in sorted(TEMPLATES.iterdir()) if path.is_file()},
+    }
+    with run.workspace.stage(
+        STAGE,
+        config={**asdict(run.config.report), "run": run.folder.name},
+        inputs=inputs,
+        seed=run.config.seed,
+        say=run.say,
+    ) as stage:
+        path = stage.path("report.html")
+        if stage.reused:
+            return path
+        catalog = read_catalog(
+            run.data, purchases=purchases, drop_bad_rows=run.config.data.drop_bad_rows
+        )
+        page = Page(results, catalog, run)
+        html = _render(page)
+        for folder in ("tables", "figures"):
+            shutil.rmtree(stage.path(folder), ignore_errors=True)
+            stage.path(folder).mkdir()
+        for table in page.tables:
+            write_text(stage.path(f"tables/{table.name}.csv"), table.csv())
+            write_text(stage.path(f"tables/{table.name}.md"), table.markdown())
+            write_text(stage.path(f"tables/{table.name}.tex"), table.latex())
+        for name, svg in page.figures.items():
+            write_text(stage.path(f"figures/{name}.svg"), svg)
+        write_text(path, html)
+        stage.record.update(
+            bytes=len(html.encode()), tables=len(page.tables), photos_left_out=page.photos.left_out
+        )
+    return path
+
+
+def _render(page: Page) -> str:
+    import jinja2
+
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    results = page.results
+    return environment.get_template("report.html.j2").render(
+        run=page.run.folder.name,
+        data=page.run.data.name,
+        is_demo=page.run.is_demo,
+        style=style,
+        script=script,
+        script_hash=digest,
+        missing=[s for s in STAGES if s not in results.manifests and s != "catalogue"],
+        conclusions=conclusions(results),
+        caveat=CAVEAT,
+        captions=captions(page),
+        training=training(page),
+        audit=audit(page),
+        gallery=gallery(page),
+        ranking=ranking(page),
+        texts=texts(page),
+        customers=customers(page),
+        findings=_findings(page),
+        costs=_costs(page),
+        facts=_facts(page),
+        photos_left_out=page.photos.left_out,
+    )
+
+
+def _findings(page: Page) -> list[str]:
+    """What is worth knowing about the data, said once however many stages saw it."""
+    found = [str(finding) for finding in page.catalog.findings]
+    for stage in STAGES:
+        record = page.results.record(stage)
+        found += [str(line) for line in (*record.get("findings", ()), *record.get("lines", ()))]
+    captions = page.results.record("caption-items")
+    for key, said in (("without_photo", "have no photo"), ("skipped", "have a photo not readable")):
+        if captions.get(key):
+            found.append(f"{captions[key]:,} articles {said} and get no caption")
+    return [clip(line) for line in dict.fromkeys(found)]
+
+
+def _costs(page: Page) -> Table:
+    return page.table(
+        Table(
+            "costs",
+            "What each stage took",
+            (
+                Column("stage", "Stage"),
+                Column("seconds", "Seconds", decimals=1),
+                Column("peak_memory_mb", "Peak memory, MB", decimals=0),
+                Column("created", "Finished"),
+            ),
+            [
+                [name, float(m["seconds"]), float(m["peak_memory_mb"]), m["created"]]
+                for name, m in page.results.manifests.items()
+            ],
+            "Resumed stages count their last call. Memory is the process's peak.",
+        )
+    )
+
+
+def _facts(page: Page) -> dict[str, Any]:
+    manifests = page.results.manifests
+    packages: dict[str, str] = {}
+    for manifest in manifests.values():
+        packages |= manifest["packages"]
+    ordered = sorted(manifests.values(), key=lambda m: m["created"])
+    versions = Table(
+        "versions",
+        "Versions",
+        (Column("package", "Package"), Column("version", "Version")),
+        [[name, version] for name, version in sorted(packages.items())],
+    )
+    config = {name: m["config"] for name, m in manifests.items()}
+    return {
+        "commands": list(dict.fromkeys(m["command"] for m in ordered)),
+        "seeds": sorted({m["seed"] for m in manifests.values()}),
+        "python": sorted({m["python"] for m in manifests.values()}),
+        "git": sorted({m["git"] for m in manifests.values() if m["git"]}),
+        "versions": page.table(versions),
+        "config": json.dumps(config, indent=2, ensure_ascii=False),
+        "inputs": json.dumps({n: m["inputs"] for n, m in manifests.items()}, indent=2),
+    }

@@ -1,0 +1,397 @@
+"""The report: what it says, that nothing in it can run or load, and what it needs to be redrawn."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines import InputError
+from pipelines.conclusions import conclusions
+from pipelines.config import CaptionSplitConfig, Config, RecommendConfig, ReportConfig
+from pipelines.recommend import recommend
+from pipelines.report import report
+from pipelines.results import read_results
+from pipelines.run import Run, open_run
+from pipelines.workspace import Workspace, atomic_file, write_json, write_text
+
+HOSTILE = '<script>alert(\'x\')</script>" onerror="alert(1)" | =1+1'
+RIGHT_TO_LEFT = "\u202eevil \u05e9\u05dc\u05d5\u05dd"
+TEXTS = (".html", ".csv", ".md", ".tex", ".svg")
+LONG = "long " * 2000
+CONFIG = Config(
+    captions=CaptionSplitConfig(validation=15, test=30),
+    recommend=RecommendConfig(
+        models=("random", "mostpop", "tfidf"), text=("original", "fill"), bootstrap=200
+    ),
+    report=ReportConfig(gallery=30, customers=4),
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small drawn shop whose texts attack whoever prints them."""
+    from pipelines.drawing import write_catalogue
+    from pipelines.purchases import write_purchases
+
+    folder = tmp_path_factory.mktemp("shop")
+    drawn = write_catalogue(folder, 150, 3, workers=1)
+    write_purchases(folder, drawn.traits, n_customers=120, n_purchases=4000, seed=3)
+    articles = pl.read_csv(folder / "articles.csv", infer_schema=False)
+    names, texts = articles["prod_name"].to_list(), articles["detail_desc"].to_list()
+    for i in range(len(names)):
+        names[i] = (HOSTILE, RIGHT_TO_LEFT, LONG, f"=1+{i}", names[i])[i % 5]
+        texts[i] = texts[i] and f"{texts[i]} {HOSTILE}"
+    articles.with_columns(pl.Series("prod_name", names), pl.Series("detail_desc", texts)).write_csv(
+        folder / "articles.csv"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one whole run, `shop`, whose report is drawn."""
+    folder = tmp_path_factory.mktemp("runs")
+    with opened(folder, shop) as (run, _):
+        write_captions(run)
+        recommend(run)
+        report(run)
+    return folder
+
+
+@contextmanager
+def opened(runs: Path, data: Path, **changes: object) -> Iterator[tuple[Run, list[str]]]:
+    said: list[str] = []
+    config = replace(CONFIG, **changes)  # type: ignore[arg-type]
+    with open_run(run="shop", data=data, runs=runs, config=config, say=said.append) as run:
+        yield run, said
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements, attributes that load something, text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("script", "style", "svg"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.open:
+            self.text.append(data)
+
+    @property
+    def said(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def html(runs: Path) -> str:
+    return (runs / "shop" / "report" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def table(runs: Path, name: str) -> list[dict[str, str]]:
+    path = runs / "shop" / "report" / "tables" / f"{name}.csv"
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_every_number_of_the_tables_is_the_artefact_s(runs: Path, page: Page) -> None:
+    scores = json.loads((runs / "shop/score-captions/fine-tuned/scores.json").read_text())
+    row = next(r for r in table(runs, "captions") if r["captioner"] == "fine-tuned")
+    assert float(row["cider-d"]) == scores["cider-d"]["value"]
+    assert float(row["cider-d_low"]) == scores["cider-d"]["low"]
+    assert f"{scores['cider-d']['value']:.3f}" in page.said
+    metrics = pl.read_csv(runs / "shop/recommend/metrics.csv")
+    found = {
+        (r["recommender"], r["text"]): float(r["ndcg@12"]) for r in table(runs, "recommendations")
+    }
+    wanted = metrics.filter((pl.col("metric") == "ndcg") & (pl.col("k") == 12))
+    assert found == {
+        (r["recommender"], "reads no text" if r["setting"] == "-" else r["setting"]): r["value"]
+        for r in wanted.iter_rows(named=True)
+    }
+    assert scores["cider-d"]["signature"] in page.said
+
+
+def test_an_unavailable_metric_shows_its_reason_and_no_number(runs: Path, page: Page) -> None:
+    for row in table(runs, "captions"):
+        assert row["meteor"] == ""
+        assert row["meteor_unavailable"] == "no Java here"
+    assert page.said.count("no Java here") >= 5
+
+
+def test_the_opening_says_what_was_found(page: Page) -> None:
+    opening = page.said[: page.said.index("Captioners on articles kept from training")]
+    assert "Fine-tuning improved the captions: CIDEr-D went from" in opening
+    assert "on 30 articles kept from training" in opening
+    assert "contradict what the shop knows" in opening
+    assert "Of 3 recommenders," in opening
+    assert "Filling missing descriptions with captions" in opening
+
+
+def test_the_page_is_self_contained_and_small(html: str, page: Page) -> None:
+    assert len(html.encode()) < 10_000_000
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:image/jpeg;base64,")), value
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "@import" not in style
+    assert "url(" not in style
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_product_texts_are_text(html: str, page: Page) -> None:
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
+    assert HOSTILE.split(" |")[0] in page.said
+    assert RIGHT_TO_LEFT in page.said
+    assert "(9,999 characters)" in page.said
+    assert "long " * 500 not in html
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        for name in ("href", "aria-labelledby"):
+            value = attributes.get(name)
+            if value and not value.startswith("data:"):
+                assert value.removeprefix("#") in ids
+    for tag, attributes in page.tags:
+        assert tag != "img" or attributes["alt"]
+        assert tag != "th" or attributes["scope"] in ("row", "col")
+
+
+def test_files_beside_the_page(runs: Path) -> None:
+    folder = runs / "shop" / "report"
+    names = {path.stem for path in (folder / "tables").glob("*.csv")}
+    assert {"captions", "recommendations", "text-settings", "audit", "gallery", "costs"} <= names
+    for ending in ("md", "tex"):
+        assert names == {path.stem for path in (folder / "tables").glob(f"*.{ending}")}
+    for row in (*table(runs, "gallery"), *table(runs, "audit-worst")):
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+    gallery = (folder / "tables" / "gallery.md").read_text(encoding="utf-8").splitlines()
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in gallery if line.startswith("|")]
+    assert len(set(bars)) == 1
+    assert "<script" not in "\n".join(gallery)
+    assert {"recommendations.svg", "learning-curve.svg"} <= {
+        path.name for path in (folder / "figures").iterdir()
+    }
+
+
+def test_the_same_run_gives_the_same_bytes_and_is_reused(runs: Path, shop: Path) -> None:
+    folder = runs / "shop" / "report"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in TEXTS}
+    with opened(runs, shop) as (run, said):
+        report(run)
+        assert any("reused" in line for line in said)
+        (folder / "manifest.json").unlink()
+        report(run)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_customers_show_what_they_bought_and_what_was_listed(runs: Path, page: Page) -> None:
+    lists = pl.read_parquet(runs / "shop/recommend/recommendations.parquet")
+    users = [a for tag, a in page.tags if tag == "article" and a.get("class") == "customer"]
+    assert 1 <= len(users) <= CONFIG.report.customers
+    known = set(lists["user_id"])
+    assert sum(user in page.said for user in known) == len(users)
+    assert page.said.count("Bought before") == len(users)
+
+
+def test_absent_stages_are_named_with_their_command(tmp_path: Path, shop: Path) -> None:
+    with opened(tmp_path, shop) as (run, _):
+        path = report(run)
+        for stage in ("train-captioner", "caption-items", "score-captions", "recommend"):
+            assert f"fcr {stage} --run shop" in Page(path.read_text(encoding="utf-8")).said
+        before = path.read_bytes()
+        run = run.with_config(
+            replace(CONFIG, recommend=replace(CONFIG.recommend, models=("mostpop",)))
+        )
+        recommend(run)
+        report(run)
+    html = path.read_text(encoding="utf-8")
+    assert html.encode() != before
+    said = Page(html).said
+    assert "mostpop ranks the next purchases best" in said
+    assert "Only one text setting was run" in said
+
+
+def test_a_changed_artefact_is_refused(runs: Path, shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "shop", tmp_path / "shop")
+    (tmp_path / "shop/score-captions/consensus/scores.json").write_text("{}")
+    with (
+        opened(tmp_path, shop) as (run, _),
+        pytest.raises(InputError, match="fcr score-captions"),
+    ):
+        report(run)
+
+
+def test_photos_stop_at_the_budget(
+    runs: Path, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.page.PHOTO_BUDGET", 20_000)
+    shutil.copytree(runs / "shop", tmp_path / "shop")
+    with opened(tmp_path, shop, report=ReportConfig(gallery=29, customers=0)) as (run, _):
+        html = report(run).read_text(encoding="utf-8")
+    photos = re.findall(r"data:image/jpeg;base64,[^\"]*", html)
+    assert 0 < sum(map(len, photos)) <= 20_000
+    assert "photos are not shown" in html
+
+
+def test_effects_are_said_as_sure_as_they_are(runs: Path) -> None:
+    results = read_results(Workspace(runs / "shop"))
+    assert results.differences is not None
+    row = results.differences.filter(pl.col("metric") == "ndcg@12").to_dicts()[0]
+
+    def sentence(**changes: float) -> tuple[str, str]:
+        frame = pl.DataFrame([{**row, **changes}], schema=results.differences.schema)
+        found = conclusions(replace(results, differences=frame))[-1]
+        return found.certainty, found.sentence
+
+    sure, said = sentence(difference=0.02, low=0.01, high=0.03, p_holm=0.002)
+    assert sure == "shown"
+    assert "changed NDCG@12 for tfidf +0.0200 [+0.0100, +0.0300], p = 0.002" in said
+    sure, said = sentence(difference=0.02, low=-0.01, high=0.05, p_holm=0.3, detectable=0.0421)
+    assert sure == "not shown"
+    assert "no effect shown" in said
+    assert "a change of 0.0421 four times out of five" in said
+    # An interval beyond zero is not enough once the p-value is corrected for all comparisons.
+    assert sentence(difference=0.02, low=0.001, high=0.03, p_holm=0.2)[0] == "not shown"
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_the_script_runs_in_a_browser(runs: Path) -> None:
+    path = runs / "shop" / "report" / "report.html"
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert '<th scope="col"><button type="button">' in done.stdout
+    assert 'type="search"' in done.stdout
+    assert "Refused" not in done.stderr
+
+
+def write_captions(run: Run, *, reason: str = "no Java here") -> None:
+    """The caption stages' artefacts, made by their own writers from captions of a rule."""
+    from caption.metrics import Unavailable
+    from caption.metrics import score_captions as measure
+    from pipelines import score_captions as stage_of
+    from pipelines.train_captioner import caption_parts
+
+    catalog = run.catalog(purchases=False)
+    parts = caption_parts(run, catalog)
+    train, test = parts.by_split("train"), parts.by_split("test")
+    with _stage(run, "train-captioner") as (folder, record):
+        parts.save(folder / "captions.json")
+        lines = ["step,epoch,split,loss"]
+        for step in range(0, 50, 10):
+            lines += [f"{step},{step / 25},train,{4 / (1 + step / 9)}"]
+            lines += [f"{step},{step / 25},validation,{4 / (1 + step / 11) + step / 200}"]
+        write_text(folder / "history.csv", "\n".join(lines) + "\n")
+        record.update(trainable=1234, total=56789, first_loss=4.0, best_loss=0.86, best_step=30)
+    rows = catalog.articles.filter(
+        pl.Series([photo is not None for photo in catalog.photos()])
+    ).to_dicts()
+    rng = np.random.default_rng(0)
+    colours = [row["colour_group_name"] for row in rows]
+    captions = []
+    for row in rows:
+        colour = row["colour_group_name"] if rng.random() < 0.8 else str(rng.choice(colours))
+        human = (row["detail_desc"] or "").split(".")[0]
+        tail = human if rng.random() < 0.6 else f"{row['product_type_name']} in soft jersey"
+        captions.append(f"{colour} {tail}. {HOSTILE if rng.random() < 0.3 else ''}")
+    ids = [row["article_id"] for row in rows]
+    written = pl.DataFrame({"article_id": ids, "caption": captions}).with_columns(
+        captioner=pl.lit("fine-tuned"), logprob=pl.lit(-1.0)
+    )
+    with _stage(run, "caption-items") as (folder, record):
+        with atomic_file(folder / "captions.parquet") as handle:
+            written.write_parquet(handle)
+        record.update(captioner="fine-tuned", without_photo=catalog.articles.height - len(ids))
+    by_id = dict(zip(ids, captions, strict=True))
+    kinds = {row["article_id"]: row["product_type_name"] for row in rows}
+    hypotheses = {
+        "fine-tuned": {e.id: by_id[e.id] for e in test.examples},
+        "pretrained": {e.id: f"a photo of a {kinds[e.id].lower()}" for e in test.examples},
+        "most-frequent": dict.fromkeys(
+            (e.id for e in test.examples), train.examples[0].captions[0]
+        ),
+        "copy-nearest": {
+            e.id: train.examples[i % len(train)].captions[0] for i, e in enumerate(test.examples)
+        },
+        "consensus": {
+            e.id: train.examples[3 * i % len(train)].captions[0]
+            for i, e in enumerate(test.examples)
+        },
+    }
+    references = {e.id: list(e.captions) for e in test.examples}
+    with _stage(run, "score-captions") as (folder, record):
+        scores = {}
+        for name, texts in hypotheses.items():
+            found = measure(texts, references, ("bleu", "cider-d"))
+            scores[name] = {**found, "meteor": Unavailable("meteor", reason)}
+            stage_of._write_scores(folder / name, list(texts), scores[name], 200, 0)
+        stage_of._write_texts(folder, hypotheses, references)
+        pairs = stage_of._compare("fine-tuned", scores, 200, 0)
+        write_json(folder / "comparisons.json", {"pairs": pairs})
+        _audit(folder, catalog.articles, written, hypotheses)
+        record.update(captioner="fine-tuned", test=len(test), lines=["warning: a line of scoring"])
+
+
+def _audit(
+    folder: Path,
+    articles: pl.DataFrame,
+    written: pl.DataFrame,
+    hypotheses: dict[str, dict[str, str]],
+) -> None:
+    from caption.audit import audit_captions
+
+    frames = {"catalogue": written.select("article_id", "caption")}
+    for name, texts in hypotheses.items():
+        frames[name] = pl.DataFrame({"article_id": list(texts), "caption": list(texts.values())})
+    audits = {name: audit_captions(frame, articles) for name, frame in frames.items()}
+    rates = {name: audit.rates for name, audit in audits.items()}
+    # A share of nothing has no value.
+    write_json(folder / "audit.json", json.loads(json.dumps(rates).replace("NaN", "null")))
+    items = [a.per_item.with_columns(captioner=pl.lit(name)) for name, a in audits.items()]
+    with atomic_file(folder / "audit.parquet") as handle:
+        pl.concat(items).write_parquet(handle)
+
+
+@contextmanager
+def _stage(run: Run, name: str) -> Iterator[tuple[Path, dict[str, object]]]:
+    with run.workspace.stage(name, config={}, inputs={}, seed=0, say=run.say) as stage:
+        yield stage.folder, stage.record
