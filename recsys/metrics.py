@@ -6,9 +6,9 @@ NaN. Metrics of the lists alone (coverage, novelty ...) need no relevant items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numba as nb
 import numpy as np
@@ -86,9 +86,8 @@ def score_lists(
         InputError: unknown metric, k < 1, or row counts that differ.
     """
     codes = [_code(name) for name in metrics]
+    _check_ks(ks)
     cutoffs = np.array(sorted(set(ks)), dtype=np.int64)
-    if len(cutoffs) == 0 or cutoffs[0] < 1:
-        raise InputError(f"ks is {list(ks)}; expected cut-offs of at least 1")
     if item_idx.ndim != 2 or len(item_idx) != relevant.shape[0]:
         raise InputError(
             f"item_idx has shape {item_idx.shape} and relevant has {relevant.shape[0]} rows; "
@@ -122,6 +121,187 @@ def score_lists(
     return found
 
 
+def score_catalogue(
+    item_idx: NDArray[np.int32],
+    metrics: Sequence[str] = tuple(LIST_METRICS),
+    ks: Sequence[int] = (12,),
+    *,
+    n_items: int,
+    train: csr_matrix | None = None,
+    vectors: NDArray[np.float32] | None = None,
+) -> dict[str, Score]:
+    """Metrics of the lists alone.
+
+    Args:
+        item_idx: (n, length) int32 ranked lists, best first, padded with -1.
+        metrics: names of LIST_METRICS.
+        ks: cut-offs.
+        n_items: size of the catalogue.
+        train: CSR (users, n_items) of the training pairs; needed by novelty and popularity. An
+            item nobody bought counts as bought by one in novelty, as RecTools does.
+        vectors: (n_items, dim) float32; needed by diversity. Items with a zero vector, and users
+            with fewer than two others, have no value.
+
+    Returns:
+        {"novelty@12": Score, ...}; empty lists have NaN. Coverage and gini have no per_user.
+
+    Raises:
+        InputError: unknown metric, k < 1, train or vectors needed and not given or of another size.
+    """
+    _check_ks(ks)
+    for name in metrics:
+        if name not in LIST_METRICS:
+            raise InputError(f"unknown metric {name!r}; expected one of {', '.join(LIST_METRICS)}")
+        if name in ("novelty", "popularity") and train is None:
+            raise InputError(f"{name} needs the training pairs: give train")
+        if name == "diversity" and vectors is None:
+            raise InputError("diversity needs the items' vectors: give vectors")
+    for source, size in (
+        ("train", n_items if train is None else train.shape[1]),
+        ("vectors", n_items if vectors is None else len(vectors)),
+    ):
+        if size != n_items:
+            raise InputError(f"{source} is about {size} items and the catalogue has {n_items}")
+    found = {}
+    for name in metrics:
+        for k in ks:
+            top = item_idx[:, :k]
+            signature = f"{name}@{k}|{LIST_METRICS[name]}|n_items:{n_items}"
+            if name in ("coverage", "gini"):
+                times = np.bincount(top[top >= 0], minlength=n_items)
+                value = np.count_nonzero(times) / n_items if name == "coverage" else gini(times)
+                found[f"{name}@{k}"] = Score(name, k, float(value), None, signature)
+                continue
+            if name == "diversity":
+                values = _diversity(top, vectors)
+            else:
+                assert train is not None
+                values = _mean_over_list(top, _item_values(name, train))
+            mean = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+            found[f"{name}@{k}"] = Score(name, k, mean, values, f"{signature}|users:with a list")
+    return found
+
+
+def score_slices(
+    item_idx: NDArray[np.int32],
+    relevant: csr_matrix,
+    metrics: Sequence[str] = ("ndcg", "map"),
+    ks: Sequence[int] = (12,),
+    *,
+    items: Mapping[str, NDArray[np.bool_]] | None = None,
+    users: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> dict[str, dict[str, Score]]:
+    """Metrics of relevance on parts of the truth or of the users; the lists stay whole.
+
+    Args:
+        item_idx, relevant, metrics, ks: as in `score_lists`.
+        items: slice -> (n_items,) bool; only relevant items of the slice count, users without one
+            have NaN (see `popularity_bands`).
+        users: slice -> (n,) bool; the other users have NaN (see `history_bands`).
+
+    Returns:
+        {slice: {"ndcg@12": Score, ...}}.
+    """
+    from scipy import sparse
+
+    found = {}
+    for part, chosen in [*(items or {}).items(), *(users or {}).items()]:
+        of_items = items is not None and part in items
+        kept = chosen[relevant.indices] if of_items else np.repeat(chosen, np.diff(relevant.indptr))
+        start = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[relevant.indptr]
+        truth = sparse.csr_matrix(
+            (np.ones(start[-1], dtype=np.float32), relevant.indices[kept], start),
+            shape=relevant.shape,
+        )
+        suffix = f"|{'relevant' if of_items else 'users'}:{part}"
+        found[part] = {
+            name: replace(score, signature=score.signature + suffix)
+            for name, score in score_lists(item_idx, truth, metrics, ks).items()
+        }
+    return found
+
+
+def popularity_bands(item_counts: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.bool_]]:
+    """Masks of items by training purchases: "cold" has none; of the "warm" ones, "head", "middle"
+    and "tail" carry a third of all purchases each, most bought first, ties by lowest id.
+
+    Args:
+        item_counts: (n_items,) purchases of each item in the training data.
+    """
+    counts = np.asarray(item_counts)
+    order = np.argsort(-counts, kind="stable")
+    before = np.cumsum(counts[order]) - counts[order]
+    third = np.empty(len(counts), dtype=np.int64)
+    third[order] = np.minimum(3 * before // max(int(counts.sum()), 1), 2)
+    warm = counts > 0
+    bands = {name: warm & (third == i) for i, name in enumerate(("head", "middle", "tail"))}
+    return {"cold": ~warm, "warm": warm, **bands}
+
+
+def history_bands(
+    history: NDArray[np.integer[Any]], edges: Sequence[int] = (1, 5, 20)
+) -> dict[str, NDArray[np.bool_]]:
+    """Masks of users by the number of items they bought in training: "0", "1-4", "5-19", "20+".
+
+    Args:
+        history: (n_users,) distinct items bought.
+        edges: the first number of each band after the first.
+    """
+    bounds = [0, *edges]
+    masks = {}
+    for low, high in zip(bounds, [*edges, None], strict=True):
+        name = f"{low}+" if high is None else (f"{low}" if high == low + 1 else f"{low}-{high - 1}")
+        masks[f"history {name}"] = (history >= low) & (history < (high or np.inf))
+    return masks
+
+
+def gini(times: NDArray[np.integer[Any]]) -> float:
+    """Gini index of non-negative counts: 0 when all are equal, towards 1 when one has all."""
+    ordered = np.sort(np.asarray(times, dtype=np.float64))
+    n, total = len(ordered), float(ordered.sum())
+    if total == 0:
+        return float("nan")
+    return float((2 * np.arange(1, n + 1) - n - 1) @ ordered / (n * total))
+
+
+def _item_values(name: str, train: csr_matrix) -> NDArray[np.float64]:
+    n_users, n_items = train.shape
+    if name == "popularity":
+        counts = np.bincount(train.indices, weights=train.data, minlength=n_items)
+        return counts.astype(np.float64)
+    buyers = np.bincount(train.indices, minlength=n_items)
+    rarity: NDArray[np.float64] = -np.log2(np.maximum(buyers, 1) / max(n_users, 1))
+    return rarity
+
+
+def _mean_over_list(top: NDArray[np.int32], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    there = top >= 0
+    total = np.where(there, values[np.maximum(top, 0)], 0).sum(axis=1)
+    length = there.sum(axis=1)
+    return np.where(length > 0, total / np.maximum(length, 1), np.nan)
+
+
+def _diversity(top: NDArray[np.int32], vectors: Any) -> NDArray[np.float64]:
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    scale = np.where(norms > 0, 1 / np.maximum(norms, 1e-300), 0)
+    out = np.full(len(top), np.nan)
+    size = max(1, 8_000_000 // max(1, top.shape[1] * vectors.shape[1]))
+    for lo in range(0, len(top), size):
+        ids = top[lo : lo + size]
+        weight = np.where(ids >= 0, scale[np.maximum(ids, 0)], 0)
+        total = np.einsum("nk,nkd->nd", weight, vectors[np.maximum(ids, 0)], dtype=np.float64)
+        n = np.count_nonzero(weight, axis=1)
+        pairs = n * (n - 1)
+        cosine = ((total**2).sum(axis=1) - n) / np.maximum(pairs, 1)
+        out[lo : lo + size] = np.where(pairs > 0, 1 - cosine, np.nan)
+    return out
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if len(ks) == 0 or min(ks) < 1:
+        raise InputError(f"ks is {list(ks)}; expected cut-offs of at least 1")
+
+
 def _code(name: str) -> int:
     names = list(RELEVANCE_METRICS)
     if name not in names:
@@ -134,14 +314,25 @@ def _relevance_kernel(  # type: ignore[no-untyped-def]
     lists, start, items, cutoffs, codes, discount, ideal, out, begin, end
 ):
     """Fill out (metrics, cutoffs, users) in one walk down the lists begin..end."""
-    length = lists.shape[1]
+    last = cutoffs[-1]
+    width = min(lists.shape[1], last)
+    hit = np.empty(last, dtype=np.bool_)
     for user in range(begin, end):
         low, high = start[user], start[user + 1]
         m = high - low
-        if m == 0:
+        hit[:] = False
+        any_hit = False
+        # Relevant items outside: the inner loop is predictable, and stops at an item's first place.
+        for p in range(low, high):
+            for r in range(width):
+                if lists[user, r] == items[p]:
+                    hit[r] = True
+                    any_hit = True
+                    break
+        if not any_hit:
             for a in range(len(codes)):
                 for c in range(len(cutoffs)):
-                    out[a, c, user] = np.nan
+                    out[a, c, user] = 0.0 if m > 0 else np.nan
             continue
         hits = 0
         first_hit = 0
@@ -153,7 +344,7 @@ def _relevance_kernel(  # type: ignore[no-untyped-def]
             k = cutoffs[c]
             while rank < k:
                 rank += 1
-                if rank <= length and _is_hit(lists, user, rank - 1, items, low, high):
+                if hit[rank - 1]:
                     hits += 1
                     dcg += discount[rank - 1]
                     hit_precision += hits / rank
@@ -184,26 +375,3 @@ def _relevance_kernel(  # type: ignore[no-untyped-def]
                 elif first_hit > 0:
                     value = 1.0 / first_hit
                 out[a, c, user] = value
-
-
-@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
-def _is_hit(lists, user, place, items, low, high):  # type: ignore[no-untyped-def]
-    """Whether the item at `place` is relevant (sorted items[low:high]) and new in the list."""
-    item = lists[user, place]
-    if item < 0:
-        return False
-    while high - low > 32:
-        middle = (low + high) >> 1
-        if items[middle] <= item:
-            low = middle
-        else:
-            high = middle
-    found = False
-    for at in range(low, high):  # no early exit: nearly every place is a miss
-        found |= items[at] == item
-    if not found:
-        return False
-    for before in range(place):
-        if lists[user, before] == item:
-            return False
-    return True

@@ -1,5 +1,8 @@
 """Every definition against hand-tabulated values, brute force and outside tools."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys import InputError
-from recsys.metrics import RELEVANCE_METRICS, score_lists
+from recsys.metrics import (
+    LIST_METRICS,
+    RELEVANCE_METRICS,
+    gini,
+    history_bands,
+    popularity_bands,
+    score_catalogue,
+    score_lists,
+    score_slices,
+)
 
 
 def relevant_sets(sets, n_items):
@@ -119,6 +131,103 @@ def test_scores_carry_what_they_mean():
     assert np.isnan(score_lists(lists, relevant_sets([[], [], []], 9))["map@5"].value)
 
 
+@pytest.fixture(scope="module")
+def golden():
+    """40 drawn users with the values RecTools 0.19.0 and ranx 0.3.21 give them."""
+    path = Path(__file__).parent / "golden" / "ranking_metrics.json"
+    data = json.loads(path.read_text())
+    lists = np.full((len(data["lists"]), 12), -1, dtype=np.int32)
+    for row, items in enumerate(data["lists"]):
+        lists[row, : len(items)] = items
+    users, items = zip(*data["train"], strict=True)
+    shape = (len(lists), data["n_items"])
+    train = sparse.csr_matrix((np.ones(len(users)), (users, items)), shape=shape)
+    return lists, relevant_sets(data["truth"], data["n_items"]), train, data["values"]
+
+
+@pytest.mark.parametrize("tool", ["rectools", "ranx"])
+def test_users_get_the_values_other_tools_give_them(golden, tool):
+    lists, truth, train, values = golden
+    found = score_lists(lists, truth, list(RELEVANCE_METRICS), (5, 12))
+    found |= score_catalogue(
+        lists, ("novelty", "popularity", "coverage"), (5, 12), n_items=truth.shape[1], train=train
+    )
+    assert len(values[tool]) >= 12
+    for name, want in values[tool].items():
+        ours = found[name].value if name.startswith("coverage") else found[name].per_user
+        np.testing.assert_allclose(ours, want, atol=1e-9, err_msg=name)
+
+
+def test_metrics_of_the_lists_alone():
+    lists = np.array([[0, 1, 2], [1, 2, -1], [-1, -1, -1]], dtype=np.int32)
+    train = sparse.csr_matrix(np.array([[1, 1, 0, 0]] * 2 + [[1, 0, 0, 0]] * 2))
+    vectors = np.array([[1, 0], [0, 2], [0, 0], [1, 1]], dtype=np.float32)
+    found = score_catalogue(lists, ks=(2,), n_items=4, train=train, vectors=vectors)
+    assert list(found) == [f"{name}@2" for name in LIST_METRICS]
+    # Shares of users: 4/4, 2/4, none (taken as 1/4).
+    np.testing.assert_allclose(found["novelty@2"].per_user, [0.5, 1.5, np.nan])
+    np.testing.assert_allclose(found["popularity@2"].per_user, [3, 1, np.nan])
+    np.testing.assert_allclose(found["diversity@2"].per_user, [1, np.nan, np.nan])
+    assert found["coverage@2"].value == 0.75
+    assert found["gini@2"].value == gini(np.array([1, 2, 1, 0]))
+    assert found["gini@2"].per_user is None
+    assert found["novelty@2"].value == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any),
+    seed=st.integers(0, 999),
+)
+def test_gini_is_half_the_relative_mean_difference(counts, seed):
+    x = np.array(counts, dtype=float)
+    want = np.abs(x[:, None] - x).mean() / (2 * x.mean())
+    assert gini(np.random.default_rng(seed).permutation(x)) == pytest.approx(want, abs=1e-12)
+
+
+def test_diversity_is_the_mean_over_all_pairs():
+    rng = np.random.default_rng(1)
+    vectors = rng.standard_normal((30, 5)).astype(np.float32)
+    lists = np.array([rng.choice(30, 6, replace=False) for _ in range(20)], dtype=np.int32)
+    found = score_catalogue(lists, ("diversity",), (6,), n_items=30, vectors=vectors)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for row, value in zip(lists, found["diversity@6"].per_user, strict=True):
+        cosine = unit[row] @ unit[row].T
+        assert value == pytest.approx(1 - cosine[np.triu_indices(6, 1)].mean(), abs=1e-6)
+
+
+def test_bands_of_items_and_users():
+    bands = popularity_bands(np.array([0, 6, 3, 1, 1, 1, 6, 0]))
+    assert bands["cold"].nonzero()[0].tolist() == [0, 7]
+    assert bands["warm"].sum() == 6
+    # 18 purchases: the thirds begin at 0, 6 and 12.
+    assert bands["head"].nonzero()[0].tolist() == [1]
+    assert bands["middle"].nonzero()[0].tolist() == [6]
+    assert bands["tail"].nonzero()[0].tolist() == [2, 3, 4, 5]
+    users = history_bands(np.array([0, 1, 4, 5, 19, 20, 400]))
+    assert list(users) == ["history 0", "history 1-4", "history 5-19", "history 20+"]
+    assert [int(mask.sum()) for mask in users.values()] == [1, 2, 2, 2]
+
+
+def test_slices_restrict_the_truth_and_not_the_lists():
+    lists = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int32)
+    truth = relevant_sets([[2, 9], [4]], 10)
+    cold = np.arange(10) >= 4
+    found = score_slices(
+        lists,
+        truth,
+        ("recall",),
+        (3,),
+        items={"cold": cold, "warm": ~cold},
+        users={"new": np.array([False, True])},
+    )
+    np.testing.assert_array_equal(found["cold"]["recall@3"].per_user, [0, 1])
+    np.testing.assert_array_equal(found["warm"]["recall@3"].per_user, [1, np.nan])
+    np.testing.assert_array_equal(found["new"]["recall@3"].per_user, [np.nan, 1])
+    assert found["cold"]["recall@3"].signature.endswith("|relevant:cold")
+    assert found["new"]["recall@3"].signature.endswith("|users:new")
+
+
 def test_bad_input():
     lists, truth = np.zeros((2, 3), np.int32), relevant_sets([[1], [2]], 4)
     with pytest.raises(InputError, match="unknown metric 'auc'"):
@@ -127,3 +236,11 @@ def test_bad_input():
         score_lists(lists, truth, ks=(0,))
     with pytest.raises(InputError, match="one row per user"):
         score_lists(lists[:1], truth)
+    with pytest.raises(InputError, match="give train"):
+        score_catalogue(lists, ("novelty",), n_items=4)
+    with pytest.raises(InputError, match="give vectors"):
+        score_catalogue(lists, ("diversity",), n_items=4)
+    with pytest.raises(InputError, match="vectors is about 3 items"):
+        score_catalogue(lists, ("diversity",), n_items=4, vectors=np.ones((3, 2), np.float32))
+    with pytest.raises(InputError, match="unknown metric 'ndcg'"):
+        score_catalogue(lists, ("ndcg",), n_items=4)
