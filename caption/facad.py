@@ -3,7 +3,7 @@
 The authors' preprocessed files, per part {TRAIN,VAL,TEST}: `{PART}_IMAGES_5.hdf5` (dataset
 `images`, uint8 (n, 3, 256, 256)) and, row by row beside it, `{PART}_CAPTIONS_5.json` (word
 numbers), `{PART}_CAPLENS_5.json`, `{PART}_ATTRS_5.json`, `{PART}_CATES_5.json`; `WORDMAP_5.json`
-names the words. Or the crawled `meta_all_129927.json`, one object an item.
+names the words. Or the crawled `meta_all_129927.json`, one object an item; or `id.jpg,text` lines.
 
 Nothing in the files says which photo a row shows, so every count and every length is compared and
 attributes must be words of their own caption; a file that fails is refused, not guessed at.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caption import InputError
+from caption.flickr import read_flickr
 from caption.records import CaptionExample, CaptionSet
 from caption.sources import Finding, Source, Tally, photo_files
 
@@ -346,6 +347,8 @@ def _words(folder: Path) -> dict[int, str]:
 def _read_meta(folder: Path, name: str) -> Source:
     """The crawl: one example an item, its text the description (or title), colours added."""
     files = sorted(folder.glob("meta_all*.json")) if folder.is_dir() else [folder]
+    if folder.suffix == ".txt" or (not files and any(folder.glob("train_*.txt"))):
+        return read_flickr(folder, name=name)
     if not files:
         raise InputError(
             f"{folder} holds no FACAD files: expected {{TRAIN,VAL,TEST}}_CAPTIONS_5.json with "
