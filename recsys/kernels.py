@@ -258,6 +258,24 @@ def _sort_heap(scores, ids, size):  # type: ignore[no-untyped-def]
         _sink(scores, ids, 0, size, score, item)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index]: rows are too short for the processor to guess."""
+    from llvmlite import ir  # type: ignore[import-untyped]
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
+        address = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer)
+        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(function, [address, read, keep, data])
+        return context.get_dummy_value()
+
+    return numba.void(array, numba.uint64), codegen
+
+
 @jit
 def product_top_k(  # type: ignore[no-untyped-def]
     q_rows, seen_rows, q_ptr, q_idx, q_val, m_ptr, m_idx, m_val, seen_ptr, seen_idx, n_items,
@@ -267,12 +285,12 @@ def product_top_k(  # type: ignore[no-untyped-def]
 
     Q and M are CSR (weights float32; an empty q_val means 1 everywhere); an empty seen_ptr keeps
     every item. Scores are summed in float64 in the order of the row and rounded to float32 before
-    they are compared. out_idx (n, k) int32 = -1 and out_score (n, k) float32 = -inf on entry.
+    they are compared; a score of 0 is no score. On entry out_idx (n, k) int32 holds -1 and
+    out_score (n, k) float32 holds -inf.
     """
     k = out_idx.shape[1]
-    total = np.zeros(n_items, np.float64)
-    mark = np.zeros(n_items, np.int32)  # 1: touched, 2: seen
-    touched = np.empty(n_items, np.int32)
+    total = np.zeros(n_items, np.float64)  # 0: untouched; -inf: seen
+    touched = np.empty(n_items + 1, np.int32)
     for n in range(start, stop):
         row = q_rows[n]
         n_touched = 0
@@ -280,27 +298,61 @@ def product_top_k(  # type: ignore[no-untyped-def]
         if seen_ptr.size:
             seen_lo, seen_hi = seen_ptr[seen_rows[n]], seen_ptr[seen_rows[n] + 1]
         for p in range(seen_lo, seen_hi):
-            mark[seen_idx[p]] = 2
-        for p in range(q_ptr[row], q_ptr[row + 1]):
+            total[seen_idx[p]] = -np.inf
+        last = q_ptr[row + 1]
+        for p in range(q_ptr[row], last):
+            if p + AHEAD < last:
+                far = np.uint64(m_ptr[q_idx[p + AHEAD]])
+                _prefetch(m_idx, far)
+                _prefetch(m_idx, far + np.uint64(16))
+                _prefetch(m_val, far)
+                _prefetch(m_val, far + np.uint64(16))
             weight = np.float64(q_val[p]) if q_val.size else 1.0
             middle = q_idx[p]
-            for q in range(m_ptr[middle], m_ptr[middle + 1]):
-                item = m_idx[q]
-                if mark[item] == 0:
-                    mark[item] = 1
-                    touched[n_touched] = item
+            for q in range(np.uint64(m_ptr[middle]), np.uint64(m_ptr[middle + 1])):
+                item = np.uint32(m_idx[q])
+                before = total[item]
+                # An item whose sum comes back to 0 is listed again; it is dropped below.
+                if before == 0.0:
+                    touched[min(n_touched, n_items)] = item
                     n_touched += 1
-                total[item] += weight * m_val[q]
+                total[item] = before + weight * m_val[q]
         scores, ids, size = out_score[n], out_idx[n], 0
+        if n_touched > n_items:  # only with sums that came back to 0
+            n_touched = n_items
+            touched[:n_items] = np.arange(n_items)
         for t in range(n_touched):
             item = touched[t]
-            size = _push(scores, ids, size, k, np.float32(total[item]), item)
-            total[item] = 0.0
-            mark[item] = 0
+            score = np.float32(total[np.uint32(item)])
+            if score != 0.0 and score > -np.inf and (size < k or score >= scores[0]):
+                size = _push(scores, ids, size, k, score, item)
+            total[np.uint32(item)] = 0.0
         _sort_heap(scores, ids, size)
         for p in range(seen_lo, seen_hi):
             total[seen_idx[p]] = 0.0
-            mark[seen_idx[p]] = 0
+
+
+@jit
+def dense_rows_top_k(  # type: ignore[no-untyped-def]
+    users, values, columns, position, seen_ptr, seen_idx, out_idx, out_score, start, stop
+):
+    """Top-k of each row of values (n, m) float32, of the items columns (m,), without seen[users].
+
+    position (n_items,) is the column of each item or -1; the cells of seen items are overwritten.
+    """
+    k = out_idx.shape[1]
+    for n in range(start, stop):
+        if seen_ptr.size:
+            for p in range(seen_ptr[users[n]], seen_ptr[users[n] + 1]):
+                at = position[seen_idx[p]]
+                if at >= 0:
+                    values[n, at] = -np.inf
+        scores, ids, size = out_score[n], out_idx[n], 0
+        for at in range(columns.size):
+            score = values[n, at]
+            if score > -np.inf and (size < k or score > scores[0]):
+                size = _push(scores, ids, size, k, score, columns[at])
+        _sort_heap(scores, ids, size)
 
 
 @jit
@@ -373,24 +425,6 @@ def random_top_k(  # type: ignore[no-untyped-def]
 
 
 # ---------------------------------------------------------------- neighbours by overlap
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of array[index]: lists are too short for the processor to guess."""
-    from llvmlite import ir  # type: ignore[import-untyped]
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], kind)
-        address = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer)
-        read, keep, data = (ir.Constant(number, value) for value in (0, 3, 1))
-        builder.call(function, [address, read, keep, data])
-        return context.get_dummy_value()
-
-    return numba.void(array, numba.uint64), codegen
 
 
 @jit
@@ -480,7 +514,7 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
                 bound = _best_key(kind, np.float64(q_hi - q_lo), own, low, high, shrink)
                 if bound < heap_key[0]:
                     continue
-            touched = 0
+            touched = np.int64(0)
             for p in range(q_lo, q_hi):
                 if p + AHEAD < q_hi:
                     c = indices[p + AHEAD]
@@ -560,15 +594,16 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
 def _least_overlap(kind, heap_key, filled, k, own, low, shrink, most):  # type: ignore[no-untyped-def]
     """Smallest overlap that can enter the heap from rows of scale `low` or more; most + 1: none."""
     if filled < k:
-        return np.int64(1)
-    lo, hi = np.int64(1), most + 1
-    while lo < hi:
-        middle = (lo + hi) >> 1
+        return 1
+    too_small = np.int64(0)
+    enough = most + 1
+    while enough - too_small > 1:
+        middle = (too_small + enough) >> 1
         if _similarity_key(kind, middle, own, low, shrink) < heap_key[0]:
-            lo = middle + 1
+            too_small = middle
         else:
-            hi = middle
-    return lo
+            enough = middle
+    return enough
 
 
 @jit

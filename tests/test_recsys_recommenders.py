@@ -13,7 +13,20 @@ from hypothesis import strategies as st
 
 from recsys import InputError
 from recsys.interactions import Interactions
-from recsys.recommenders import RECOMMENDERS, ItemKNN, MostPop, P3alpha, Random, RP3beta, UserKNN
+from recsys.recommenders import (
+    ALS,
+    BPR,
+    EASE,
+    RECOMMENDERS,
+    Blend,
+    ItemKNN,
+    MostPop,
+    P3alpha,
+    Random,
+    Repurchase,
+    RP3beta,
+    UserKNN,
+)
 from recsys.recommenders.base import Recommender
 
 EVERY = sorted(RECOMMENDERS)
@@ -77,6 +90,10 @@ def lists(item_idx: np.ndarray) -> list[list[int]]:
 
 @pytest.fixture(params=EVERY)
 def recommender(request: pytest.FixtureRequest) -> Recommender:
+    if request.param == "blend":
+        return Blend([ItemKNN(k=5), MostPop()], [2.0, 1.0])
+    if request.param == "bpr":
+        return BPR(factors=8, iterations=5)
     return RECOMMENDERS[request.param]()
 
 
@@ -350,7 +367,99 @@ def test_random_walks_equal_their_formula() -> None:
     same_lists(binary @ keep_top(damped, 8), found, scores, 9, None)
 
 
-@pytest.mark.parametrize("recommender", [ItemKNN(k=5), UserKNN(k=5), RP3beta(k=5)])
+def test_ease_equals_its_formula() -> None:
+    matrix = random_matrix(4, 70, 25, 0.3)
+    matrix[:, 3] = 0
+    binary = (matrix > 0).astype(float)
+    inverse = np.linalg.inv(binary.T @ binary + 20 * np.eye(25))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    expected = binary @ weights
+    found, scores = (
+        EASE(l2=20).fit(interactions(matrix)).recommend(np.arange(70), 25, exclude_seen=False)
+    )
+    for user in range(70):
+        items = found[user][found[user] >= 0]
+        if not binary[user].any():
+            assert not items.size
+            continue
+        assert sorted(items) == [i for i in range(25) if i != 3]
+        np.testing.assert_allclose(scores[user, :24], expected[user, items], atol=1e-5)
+
+
+def test_ease_says_what_it_needs_before_it_starts() -> None:
+    train = interactions(random_matrix(4, 70, 25, 0.3))
+    m = int((train.item_counts > 0).sum())
+    assert EASE.memory_bytes(train) == 12 * m * m
+    with pytest.raises(InputError, match=r"ease needs .* GB for .* items"):
+        EASE(memory_limit_gb=1e-9).fit(train)
+
+
+def test_factor_models_find_the_blocks() -> None:
+    """Two groups of users with items of their own: the hidden item is one of their group."""
+    rng = np.random.default_rng(0)
+    matrix = np.zeros((80, 20), int)
+    matrix[:40, :10], matrix[40:, 10:] = 1, 1
+    hidden = np.concatenate((rng.integers(0, 10, 40), rng.integers(10, 20, 40)))
+    matrix[np.arange(80), hidden] = 0
+    for recommender in (ALS(factors=4), BPR(factors=4, learning_rate=0.05), EASE(l2=5)):
+        found, _ = recommender.fit(interactions(matrix)).recommend(
+            np.arange(80), 1, exclude_seen=True
+        )
+        assert (found[:, 0] == hidden).mean() > 0.95
+
+
+def test_als_scores_are_those_of_implicit() -> None:
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    train = interactions(random_matrix(6, 50, 30, 0.3))
+    peer = AlternatingLeastSquares(
+        factors=8, regularization=0.01, alpha=1.0, iterations=15, num_threads=1, random_state=3
+    )
+    peer.fit(train.matrix, show_progress=False)
+    mine = ALS(factors=8, seed=3).fit(train)
+    np.testing.assert_allclose(mine.item_factors, peer.item_factors, rtol=1e-3, atol=1e-4)
+    found, scores = mine.recommend([5], 3, exclude_seen=False)
+    expected = mine.item_factors[found[0]] @ mine.user_factors[5]
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5)
+
+
+def test_repurchase_by_hand() -> None:
+    ids = pl.Series(["a", "b", "c"])
+    train = Interactions.from_events(ids, ids, [0, 0, 0, 1], [0, 0, 1, 2], np.array([0, 0, 30, 30]))
+    found, scores = Repurchase().fit(train).recommend([0, 2], 3, exclude_seen=False)
+    assert lists(found) == [[0, 1], []]  # two halves tie with one recent purchase
+    np.testing.assert_allclose(scores[0, :2], [1, 1])
+    often = Repurchase(half_life_days=None).fit(train)
+    assert lists(often.recommend([0], 3, exclude_seen=False)[0]) == [[0, 1]]
+    recent = Repurchase(half_life_days=10).fit(train)
+    assert lists(recent.recommend([0], 3, exclude_seen=False)[0]) == [[1, 0]]
+    assert lists(recent.recommend([0], 3, exclude_seen=True)[0]) == [[]]
+
+
+def test_blend_by_hand() -> None:
+    matrix = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 1]])
+    train = interactions(matrix)
+    parts = [ItemKNN(k=3), MostPop()]
+    blend = Blend(parts, [3.0, 1.0]).fit(train)
+    expected: dict[int, float] = {}
+    for part, weight in zip(parts, (3.0, 1.0), strict=True):
+        for rank, item in enumerate(lists(part.recommend([0], 4, exclude_seen=True)[0])[0]):
+            expected[item] = expected.get(item, 0.0) + weight / (rank + 61)
+    found, scores = blend.recommend([0], 4, exclude_seen=True)
+    assert lists(found)[0] == sorted(expected, key=lambda i: -expected[i])
+    np.testing.assert_allclose(scores[0, : len(expected)], sorted(expected.values())[::-1], 1e-5)
+    alone = Blend([MostPop()], by="score").fit(train)
+    found, scores = alone.recommend([0], 4, exclude_seen=False)
+    assert lists(found)[0] == [1, 0, 2, 3]
+    np.testing.assert_allclose(scores[0], [1, 0, 0, 0], atol=1e-6)
+    assert "3 itemknn(k=3" in blend.signature
+    for arguments in ([[]], [parts, [1.0]], [parts, [1.0, -1.0]], [parts, None, "vote"]):
+        with pytest.raises(InputError, match="blend"):
+            Blend(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recommender", [ItemKNN(k=5), UserKNN(k=5), RP3beta(k=5), EASE(l2=5)])
 def test_explanations_add_up_to_the_score(recommender: Recommender) -> None:
     matrix = random_matrix(9)
     train = interactions(matrix)

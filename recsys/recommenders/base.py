@@ -143,6 +143,11 @@ def take_top_k(
     return item_idx, scores
 
 
+def heaviest(reasons: list[Reason], n: int) -> list[Reason]:
+    """The n reasons of largest weight, equal ones by the lowest number."""
+    return sorted(reasons, key=lambda reason: (-reason.weight, reason.idx))[:n]
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """InputError where `value` is none of the choices."""
     if value not in choices:

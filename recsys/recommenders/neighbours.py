@@ -20,6 +20,7 @@ from recsys.recommenders.base import (
     check_at_least,
     check_choice,
     empty_lists,
+    heaviest,
     take_top_k,
 )
 
@@ -310,7 +311,8 @@ class OverlapIndex:
             kernels.overlap_neighbours(
                 queries, self.indptr, self.indices, self.order, self.query_scale, self.scales,
                 self.chunk_min, self.block_ptr, self.block_start, self.block_rows, self.kind,
-                self.shrink, include_self, middle // kernels.BLOCK_ROWS, counters, idx, sim, start, stop,
+                self.shrink, include_self, middle // kernels.BLOCK_ROWS, counters,
+                idx, sim, start, stop,
             )  # fmt: skip
 
         kernels.run_blocks(rows.size, kernels.block_of(rows.size, QUERY_BATCH), search)
@@ -387,11 +389,6 @@ def taken_items(
             Reason(i, weight * float(s), "item") for s in similarity[row][neighbours[row] == item]
         ]
     return heaviest(reasons, n)
-
-
-def heaviest(reasons: list[Reason], n: int) -> list[Reason]:
-    """The n reasons of largest weight, equal ones by the lowest number."""
-    return sorted(reasons, key=lambda reason: (-reason.weight, reason.idx))[:n]
 
 
 def _row_sums(rows: Csr) -> npt.NDArray[np.float64]:
