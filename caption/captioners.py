@@ -302,6 +302,7 @@ def load_captioner(
     another base.
     """
     import torch
+    from safetensors import SafetensorError
 
     name = str(name_or_folder)
     folder = _from_hub(name) if name in CAPTIONERS else Path(name)
@@ -311,7 +312,7 @@ def load_captioner(
     try:
         with _quiet():
             captioner = family(name, folder, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"captioner folder {folder} cannot be loaded: {error}") from error
     if adapter is not None:
         _merge_adapter(captioner, Path(adapter))
@@ -386,6 +387,7 @@ def _model_type(folder: Path) -> str:
 
 def _merge_adapter(captioner: Captioner, adapter: Path) -> None:
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     if not (adapter / "adapter_config.json").is_file():
         raise InputError(f"{adapter} is not an adapter: it has no adapter_config.json")
@@ -402,7 +404,7 @@ def _merge_adapter(captioner: Captioner, adapter: Path) -> None:
             # peft asks transformers for a property that transformers renamed.
             warnings.simplefilter("ignore", FutureWarning)
             merged = PeftModel.from_pretrained(captioner.model, str(adapter)).merge_and_unload()
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise InputError(
             f"adapter {adapter} does not fit captioner {captioner.name!r}: {error}"
         ) from error

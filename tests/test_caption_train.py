@@ -1,0 +1,289 @@
+"""Fine-tuning: exact overfitting, cached encoder outputs, resume after a kill, diverging losses."""
+
+import csv
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from caption import InputError
+from caption.adapt import AdaptConfig
+from caption.captioners import Captioner, load_captioner
+from caption.images import open_image
+from caption.records import CaptionExample, CaptionSet
+from caption.train import TrainConfig, _batch_rows, learning_rate, split_words, train
+from tests.tiny_blip import draw_photos, make_blip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_blip(tmp_path_factory.mktemp("blip") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> CaptionSet:
+    drawn = draw_photos(tmp_path_factory.mktemp("photos"))
+    return CaptionSet("drawn", tuple(CaptionExample(i, p, (t,)) for i, p, t in drawn))
+
+
+@pytest.fixture
+def captioner(folder: Path) -> Captioner:
+    return load_captioner(folder, device="cpu")
+
+
+def written(captioner: Captioner, captions: CaptionSet) -> list[str]:
+    photos = [captioner.preprocess(open_image(e.image)) for e in captions.examples if e.image]
+    return [g.text for g in captioner.generate(np.stack(photos), max_new_tokens=30)]
+
+
+QUICK = TrainConfig(AdaptConfig("decoder"), steps=12, batch_size=4, evaluate_every=4, seed=1)
+
+
+def test_a_tiny_captioner_learns_eight_photos_by_heart(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    config = TrainConfig(AdaptConfig("full"), steps=220, batch_size=8, learning_rate=4e-3)
+    before = written(captioner, captions)
+    result = train(captioner, captions, captions, tmp_path, config)
+    texts = [e.captions[0] for e in captions.examples]
+    assert before != texts
+    assert written(captioner, captions) == texts
+    assert written(load_captioner(result.saved, device="cpu"), captions) == texts
+    assert result.best_loss < 0.05
+    assert result.trainable == result.total
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "epoch", "split", "loss"]
+    assert [(int(r["step"]), r["split"], float(r["loss"])) for r in rows] == [
+        (h.step, h.split, h.loss) for h in result.history
+    ]
+    assert rows[-1]["epoch"] == "220.0"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.csv", "model"]
+
+
+def test_lora_trains_the_adapter_alone_and_merges(
+    captioner: Captioner, folder: Path, captions: CaptionSet, tmp_path: Path
+) -> None:
+    config = TrainConfig(AdaptConfig("lora"), steps=30, batch_size=8, learning_rate=1e-2)
+    result = train(captioner, captions, captions, tmp_path, config)
+    assert result.saved == tmp_path / "adapter"
+    assert result.trainable < result.total / 2
+    assert result.best_loss < result.history[0].loss - 0.5
+    again = load_captioner(folder, adapter=result.saved, device="cpu")
+    assert again.fingerprint() == captioner.fingerprint()
+    start = load_captioner(folder, device="cpu").model.state_dict()
+    now = captioner.model.state_dict()
+    changed = {n.split(".")[0] for n in start if not torch.equal(start[n], now[n])}
+    assert changed == {"text_decoder"}
+
+
+def test_the_same_call_gives_the_same_bytes_cached_or_not(
+    folder: Path, captions: CaptionSet, tmp_path: Path
+) -> None:
+    """Encoder outputs computed once, or at every step: the same training."""
+    torch.manual_seed(0)
+    outs = []
+    for name, cache in (("a", 1.0), ("b", 1.0), ("c", 0.0)):
+        captioner = load_captioner(folder, device="cpu")
+        state = torch.random.get_rng_state()
+        config = replace(QUICK, cache_gb=cache, adapt=AdaptConfig("lora"))
+        result = train(captioner, captions, captions, tmp_path / name, config)
+        assert torch.equal(torch.random.get_rng_state(), state), "the caller's generator moved"
+        assert (result.cached_mb > 0) == (cache > 0)
+        outs.append((captioner.fingerprint(), result))
+        torch.rand(3)
+    assert outs[0][0] == outs[1][0]
+    assert outs[0][1].history == outs[1][1].history
+    np.testing.assert_allclose(
+        [h.loss for h in outs[0][1].history], [h.loss for h in outs[2][1].history], rtol=1e-4
+    )
+
+
+def test_parts_of_a_batch_add_up(folder: Path, captions: CaptionSet, tmp_path: Path) -> None:
+    losses = []
+    for parts in (1, 3):
+        captioner = load_captioner(folder, device="cpu")
+        config = replace(QUICK, accumulate=parts)
+        losses.append(
+            [h.loss for h in train(captioner, captions, captions, tmp_path, config).history]
+        )
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_encoder_layers_learn_with_the_decoder(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    before = {n: p.clone() for n, p in captioner.model.vision_model.named_parameters()}
+    config = replace(QUICK, adapt=AdaptConfig("decoder", encoder_layers=1))
+    train(captioner, captions, captions, tmp_path, config)
+    moved = [
+        n for n, p in captioner.model.vision_model.named_parameters()
+        if not torch.equal(p, before[n])
+    ]  # fmt: skip
+    assert moved
+    assert all(n.startswith("encoder.layers.1.") for n in moved)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from caption.captioners import load_captioner
+from caption.records import CaptionSet
+from caption.train import TrainConfig, train
+from caption.adapt import AdaptConfig
+import time
+folder, data, out = map(Path, sys.argv[1:])
+captions = CaptionSet.load(data)
+def slow(what, done, total):
+    if what.startswith("training"):
+        time.sleep(0.05)
+config = TrainConfig(AdaptConfig("lora"), steps=40, batch_size=4, evaluate_every=4, seed=1)
+train(load_captioner(folder, device="cpu"), captions, captions, out, config, slow)
+"""
+
+
+def test_a_killed_run_goes_on_along_the_same_curve(
+    folder: Path, captions: CaptionSet, tmp_path: Path
+) -> None:
+    config = TrainConfig(AdaptConfig("lora"), steps=40, batch_size=4, evaluate_every=4, seed=1)
+    whole = load_captioner(folder, device="cpu")
+    expected = train(whole, captions, captions, tmp_path / "whole", config)
+    captions.save(tmp_path / "set.json")
+    out = tmp_path / "killed"
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "set.json"), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(command, env=environment)
+    history = out / "history.csv"
+    try:
+        deadline = time.monotonic() + 120
+        while not (history.is_file() and len(history.read_text().splitlines()) >= 6):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    captioner = load_captioner(folder, device="cpu")
+    result = train(captioner, captions, captions, out, config)
+    assert 0 < result.resumed_from < 40
+    assert result.history == expected.history
+    assert captioner.fingerprint() == whole.fingerprint()
+    assert history.read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(
+    folder: Path, captions: CaptionSet, tmp_path: Path
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(load_captioner(folder, device="cpu"), captions, captions, tmp_path, QUICK, stop)
+    for config, start in ((replace(QUICK, learning_rate=1e-4), 0), (QUICK, 0)):
+        captioner = load_captioner(folder, device="cpu")
+        assert train(captioner, captions, captions, tmp_path, config).resumed_from == start
+    with pytest.raises(KeyboardInterrupt):
+        train(load_captioner(folder, device="cpu"), captions, captions, tmp_path, QUICK, stop)
+    captioner = load_captioner(folder, device="cpu")
+    assert train(captioner, captions, captions, tmp_path, QUICK).resumed_from == 8
+    with pytest.raises(KeyboardInterrupt):
+        train(load_captioner(folder, device="cpu"), captions, captions, tmp_path, QUICK, stop)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"half a file")
+    captioner = load_captioner(folder, device="cpu")
+    assert train(captioner, captions, captions, tmp_path, QUICK).resumed_from == 0
+
+
+def test_a_diverging_loss_stops_and_keeps_the_best_weights(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = captioner.loss
+    calls = {"training": 0}
+
+    def loss(features: torch.Tensor, batch: object) -> torch.Tensor:
+        value: torch.Tensor = real(features, batch)  # type: ignore[arg-type]
+        if captioner.model.training:
+            calls["training"] += 1
+            if calls["training"] == 7:
+                return value * math.nan
+        return value
+
+    monkeypatch.setattr(captioner, "loss", loss)
+    result = train(captioner, captions, captions, tmp_path, QUICK)
+    assert result.stopped is not None
+    assert "nan in step 7" in result.stopped
+    assert result.steps == 6
+    assert result.best_step == 4
+    assert all(torch.isfinite(p).all() for p in captioner.model.parameters())
+    again = load_captioner(result.saved, device="cpu")
+    assert again.fingerprint() == captioner.fingerprint()
+
+
+def test_unreadable_photos_are_left_out_and_reported(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    broken = CaptionExample("broken", tmp_path / "broken.jpg", ("a shirt",))
+    with_broken = CaptionSet("x", (broken, *captions.examples))
+    result = train(captioner, with_broken, captions, tmp_path / "out", QUICK)
+    assert [id for id, _ in result.skipped] == ["broken"]
+    with pytest.raises(InputError, match="none of its photos"):
+        train(captioner, CaptionSet("y", (broken,)), captions, tmp_path / "out", QUICK)
+
+
+def test_new_words_are_learned_and_saved(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    more = tuple(
+        replace(e, captions=(f"{e.captions[0]} in corduroy" + " and tulle" * (i < 2),))
+        for i, e in enumerate(captions.examples)
+    )
+    more_set = CaptionSet("words", more)
+    texts = [e.captions[0] for e in more]
+    assert split_words(captioner, texts, 5, 2) == ("corduroy", "and", "tulle")
+    assert split_words(captioner, texts, 1, 2) == ("corduroy",)
+    config = replace(QUICK, extend_vocabulary=5, extend_min_count=3)
+    result = train(captioner, more_set, more_set, tmp_path, config)
+    assert result.words_added == ("corduroy",)
+    again = load_captioner(result.saved, device="cpu")
+    assert again.tokenizer.tokenize("in corduroy")[-1] == "corduroy"
+    assert again.fingerprint() == captioner.fingerprint()
+    with pytest.raises(InputError, match="LoRA leaves the embeddings"):
+        train(captioner, more_set, more_set, tmp_path, replace(config, adapt=AdaptConfig("lora")))
+
+
+def test_the_rate_climbs_then_falls_along_a_cosine() -> None:
+    config = TrainConfig(steps=100, warmup=0.1, learning_rate=2.0, min_learning_rate=0.5)
+    rates = [learning_rate(s, config) for s in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[55] == pytest.approx(1.25)  # half of the cosine
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    assert learning_rate(100, config) == pytest.approx(0.5)
+
+
+def test_every_epoch_sees_every_row_once() -> None:
+    config = TrainConfig(batch_size=4)
+    seen = np.concatenate([_batch_rows(10, step, config) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"warmup": 1.5}, {"learning_rate": 0.0}]
+)
+def test_settings_that_cannot_work(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path, wrong: dict[str, float]
+) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        train(captioner, captions, captions, tmp_path, replace(QUICK, **wrong))  # type: ignore[arg-type]
