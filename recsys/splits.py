@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from recsys import InputError
-from recsys.interactions import Bool, Interactions
+from recsys.interactions import Bool, Interactions, position_of
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,95 @@ def split_global_time(
     return _split(interactions, test, validation, method, moment)
 
 
+def split_leave_last_out(
+    interactions: Interactions, *, n: int = 1, validation: bool = False
+) -> Split:
+    """Test = the last n events of every user who has more; with `validation`, the n before them.
+
+    Events of one user at the same time are taken in the order of their item's number. Users with
+    too few events (n, or 2 n with validation) stay in train whole. The future of some users stands
+    in the training data of others: use a global time split where that matters.
+
+    Raises InputError: no times known, n < 1, or a part is empty.
+    """
+    if n < 1:
+        raise InputError(f"n must be at least 1, got {n}")
+    rank, length = _rank_by_time(interactions, "a leave-last-out split")
+    left = length - rank  # 1 for the last event of the user
+    test = (left <= n) & (length > n)
+    held = None
+    if validation:
+        held = (left <= 2 * n) & (left > n) & (length > 2 * n)
+    method = f"leave the last {n} out" + (f", validation the {n} before" if validation else "")
+    return _split(interactions, test, held, method)
+
+
+def split_user_ratio(
+    interactions: Interactions, *, test: float = 0.2, validation: float = 0.0
+) -> Split:
+    """Test = the latest share of every user's events, validation the share before it.
+
+    A user with m events keeps floor(m (1 - test - validation)) for training, as Elliot's temporal
+    hold-out does; events at the same time in the order of their item's number. The future of some
+    users stands in the training data of others.
+
+    Raises InputError: no times known, shares out of range, or a part is empty.
+    """
+    _check_shares(test, validation)
+    rank, length = _rank_by_time(interactions, "a split by time within users")
+    # The small term keeps 0.8 * 5 from falling below 4.
+    to_test = np.floor(length * (1 - test) + 1e-9)
+    to_train = np.floor(length * (1 - test - validation) + 1e-9)
+    held = (rank >= to_train) & (rank < to_test) if validation else None
+    method = f"last {test:g} of every user's events" + (
+        f", validation {validation:g} before" if validation else ""
+    )
+    return _split(interactions, rank >= to_test, held, method)
+
+
+def split_random(
+    interactions: Interactions, *, test: float = 0.2, validation: float = 0.0, seed: int = 0
+) -> Split:
+    """Every (user, item) pair falls into test with probability `test`, with all its events.
+
+    Ignores time: the past is predicted from the future. Raises InputError: shares out of range, or
+    a part is empty.
+    """
+    _check_shares(test, validation)
+    drawn = np.random.default_rng(seed).random(interactions.n_pairs)[interactions.event_pairs]
+    held = (drawn >= test) & (drawn < test + validation) if validation else None
+    method = f"random pairs, test {test:g}, seed {seed}" + (
+        f", validation {validation:g}" if validation else ""
+    )
+    return _split(interactions, drawn < test, held, method)
+
+
+def split_fixed(
+    train: Interactions, test: Interactions, validation: Interactions | None = None
+) -> Split:
+    """Parts that were split elsewhere, brought into one id space (the sorted union of their ids).
+
+    Where all parts hold the same ids in the same order, they are kept as they are. Raises
+    InputError: a part is empty, train and test share no user, or their times have different units.
+    """
+    parts = [part for part in (train, test, validation) if part is not None]
+    units = {part.time_unit for part in parts if part.event_times is not None}
+    if len(units) > 1:
+        raise InputError("train and test count time in days and in seconds: give both one form")
+    users = _union([part.user_ids for part in parts])
+    items = _union([part.item_ids for part in parts])
+    moved = [_renumbered(part, users, items) for part in parts]
+    split = make_split(
+        moved[0], moved[1], moved[2] if validation is not None else None, method="fixed files"
+    )
+    if split.report.cold_test_users == split.report.test_users:
+        raise InputError(
+            f"none of the {split.report.test_users:,} test users stands in the training file: the "
+            f"ids seem to differ (train {train.user_ids[0]!r}, test {test.user_ids[0]!r})"
+        )
+    return split
+
+
 def _split(
     interactions: Interactions,
     test: Bool,
@@ -206,6 +296,46 @@ def drop_cold(split: Split, *, users: bool = True, items: bool = True) -> Split:
     )
 
 
+def _rank_by_time(
+    interactions: Interactions, purpose: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Place (from 0) of each event in its user's time, and the number of events of that user."""
+    times = interactions.require_times(purpose)
+    # Stable, and events already stand in the order of users and items.
+    order = np.lexsort((times, interactions.event_users))
+    length = np.repeat(np.diff(interactions.event_ptr), np.diff(interactions.event_ptr))
+    place = np.arange(interactions.n_events) - interactions.event_ptr[interactions.event_users]
+    rank = np.empty(interactions.n_events, np.int64)
+    rank[order] = place
+    return rank, length
+
+
+def _check_shares(test: float, validation: float) -> None:
+    if not (0 < test < 1 and 0 <= validation < 1 and test + validation < 1):
+        raise InputError(
+            f"test and validation shares must be positive and leave something to train on, got "
+            f"{test} and {validation}"
+        )
+
+
+def _union(ids: list[pl.Series]) -> pl.Series:
+    if all(other.equals(ids[0]) for other in ids[1:]):
+        return ids[0]
+    return pl.concat([series.rename("id") for series in ids]).unique().sort()
+
+
+def _renumbered(part: Interactions, users: pl.Series, items: pl.Series) -> Interactions:
+    """The same events under other numbers; every id of the part stands in `users` and `items`."""
+    if part.user_ids is users and part.item_ids is items:
+        return part
+    rows = position_of(part.user_ids, users).to_numpy()[part.event_users]
+    columns = position_of(part.item_ids, items).to_numpy()[part.event_items]
+    return Interactions.from_events(
+        users, items, rows, columns, part.event_times, part.event_values,
+        time_unit=part.time_unit, dropped=part.dropped,
+    )  # fmt: skip
+
+
 def _common_pairs(train: Interactions, test: Interactions) -> int:
     """Pairs of `test` that stand in `train`, without a users x items table."""
     keys = []
@@ -227,12 +357,3 @@ def _span(train: Interactions, test: Interactions) -> str:
     low, high = min(int(s.min()) for s in stamps), max(int(s.max()) for s in stamps)
     first, last = train.dates(np.array([low, high]))
     return f"the events run from {first} to {last}; choose a moment inside"
-
-
-__all__ = [
-    "Split",
-    "SplitReport",
-    "drop_cold",
-    "make_split",
-    "split_global_time",
-]
