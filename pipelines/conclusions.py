@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
 
 from pipelines.results import BASELINES, CATALOGUE, Results, label
-from pipelines.tables import Estimate, Missing, interval, number
+from pipelines.tables import Estimate, interval, number
 
 SIGNIFICANT = 0.05
 """Holm-adjusted p-values below this count as shown."""
@@ -39,6 +39,9 @@ class Conclusion:
     unit: str
     """What the number is."""
     sentence: str
+    """What was found, in plain words."""
+    evidence: str
+    """Interval, p-value, and what the data could have shown."""
     certainty: Literal["shown", "not shown", "measured"]
     """A difference beyond chance; one that may be chance; a value without a comparison."""
 
@@ -62,96 +65,94 @@ def significant(row: Mapping[str, Any]) -> bool:
     return bool(p < SIGNIFICANT and (low > 0 or high < 0))
 
 
-def p_text(p: float | None) -> str:
+def p_value(p: float | None) -> str:
     """A p-value as it is read: never a naked 0."""
     if p is None or math.isnan(p):
-        return "no p-value"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _captions(results: Results) -> Iterator[Conclusion]:
     metric, own = results.headline(), results.captioner
-    if metric is None or own is None or not isinstance(_score(results, own, metric), Estimate):
+    if metric is None or own is None:
         return
-    value = _score(results, own, metric)
-    assert isinstance(value, Estimate)
-    name, n = label(metric), results.references
+    value = results.scores.get(own, {}).get(metric)
+    if not isinstance(value, Estimate):
+        return
+    name, texts = label(metric), results.references
     where = (
-        f" on {n['article_id'].n_unique():,} articles kept from training" if n is not None else ""
+        ""
+        if texts is None
+        else f"on {texts['article_id'].n_unique():,} articles kept from training, "
     )
-    before = _score(results, "pretrained", metric)
-    if own != "pretrained" and isinstance(before, Estimate):
-        pair = _pair(results, own, "pretrained", metric)
-        change = "changed"
-        sure: Literal["shown", "not shown", "measured"] = "measured"
-        evidence = ""
-        if pair is not None:
-            sure = "shown" if significant(pair) else "not shown"
-            evidence = f" ({_evidence(pair)})"
+    now, figure = number(value.value, 3), number(value.value, 2)
+    unit = f"{name} of the {own} captioner"
+    before = results.scores.get("pretrained", {}).get(metric)
+    pair = _pair(results, own, "pretrained", metric)
+    if own != "pretrained" and isinstance(before, Estimate) and pair is not None:
+        shown = significant(pair)
+        verdict = "No effect of fine-tuning on the captions is shown"
+        if shown:
             change = "improved" if pair["difference"] > 0 else "worsened"
-        verdict = (
-            f"Fine-tuning {change} the captions"
-            if sure != "not shown"
-            else "No effect of fine-tuning on the captions could be shown"
-        )
+            verdict = f"Fine-tuning {change} the captions"
         yield Conclusion(
             "captions",
-            number(value.value, 2),
-            f"{name} of the {own} captioner",
-            f"{verdict}: {name} went from {number(before.value, 3)} to {number(value.value, 3)}"
-            f"{where}{evidence}.",
-            sure,
+            figure,
+            unit,
+            f"{verdict}: {where}{name} went from {number(before.value, 3)} to {now}.",
+            _evidence(pair),
+            "shown" if shown else "not shown",
         )
     else:
-        yield Conclusion(
-            "captions",
-            number(value.value, 2),
-            f"{name} of the {own} captioner",
-            f"The {own} captioner reaches {name} {number(value.value, 3)}{where}.",
-            "measured",
-        )
-    known = {b: s for b in BASELINES if isinstance(s := _score(results, b, metric), Estimate)}
-    if not known:
-        return
-    best = max(known, key=lambda b: known[b].value)
+        sentence = f"The {own} captioner's {name} is {now}{where and ', ' + where[:-2]}."
+        yield Conclusion("captions", figure, unit, sentence, _span(value, 3), "measured")
+    known = {
+        b: score
+        for b in BASELINES
+        if isinstance(score := results.scores.get(b, {}).get(metric), Estimate)
+    }
+    best = max(known, key=lambda b: known[b].value, default="")
     pair = _pair(results, own, best, metric)
     if pair is None:
         return
     shown = significant(pair)
     verb = "beats" if pair["difference"] > 0 else "stays behind"
-    start = f"It {verb}" if shown else "It can't be told apart from"
     yield Conclusion(
         "captions",
         number(pair["difference"], 2, signed=True),
         f"{name} against {best}",
-        f"{start} the best method without a language model, {best} "
-        f"({name} {number(known[best].value, 3)}; {_evidence(pair)}).",
+        f"The {own} captioner {verb if shown else 'can’t be told apart from'} the best method "
+        f"without a language model, {best}, whose {name} is {number(known[best].value, 3)}.",
+        _evidence(pair),
         "shown" if shown else "not shown",
     )
 
 
 def _audit(results: Results) -> Iterator[Conclusion]:
-    rates = results.audit.get(CATALOGUE)
-    if not rates:
-        return
     wrong = {
-        field: rate["contradicting"] for field, rate in rates.items() if rate["contradicting"]["n"]
+        field: rate["contradicting"]
+        for field, rate in results.audit.get(CATALOGUE, {}).items()
+        if rate["contradicting"]["n"]
     }
     if not wrong:
         return
-    worst = max(wrong, key=lambda field: wrong[field]["value"])
-    parts = ", ".join(
-        f"{field} {number(100 * rate['value'], 1)} % "
-        f"{interval(Estimate(0, 100 * rate['low'], 100 * rate['high']), 1)}"
-        for field, rate in wrong.items()
-    )
+    order = sorted(wrong, key=lambda field: -wrong[field]["value"])
+    said = [
+        f"{number(100 * wrong[field]['value'], 1)} % "
+        f"{'its' if i else 'contradict the article’s own'} {field}"
+        for i, field in enumerate(order)
+    ]
     n = int(max(rate["n"] for rate in wrong.values()))
+    ends = "; ".join(
+        f"{field} {interval(Estimate(0, 100 * rate['low'], 100 * rate['high']), 1)}"
+        for field, rate in ((field, wrong[field]) for field in order)
+    )
     yield Conclusion(
         "audit",
-        f"{number(100 * wrong[worst]['value'], 1)} %",
-        f"of captions contradict the article's {worst}",
-        f"Of {n:,} captions written for the catalogue, these shares contradict what the shop knows "
-        f"of the article: {parts}.",
+        f"{number(100 * wrong[order[0]]['value'], 1)} %",
+        f"of captions contradict the article’s {order[0]}",
+        f"Of {n:,} captions written for the catalogue, {_and(said)}.",
+        f"95 % intervals in per cent: {ends}.",
         "measured",
     )
 
@@ -161,27 +162,34 @@ def _ranking(results: Results) -> Iterator[Conclusion]:
     if metric is None:
         return
     ranked = results.estimates(metric)
-    (name, setting), best = next(iter(ranked.items()))
-    text = f" with text setting “{setting}”" if setting != "-" else ""
+    best = next(iter(ranked))
+    lines = [best]
     sentence = (
-        f"Of {len({n for n, _ in ranked})} recommenders, {name}{text} ranks the next purchases "
-        f"best: {label(metric)} {number(best.value, 4)} {interval(best, 4)}"
+        f"Of {len({name for name, _ in ranked})} recommenders, {_line(best)} ranks the next "
+        f"purchases best, with {label(metric)} {number(ranked[best].value, 4)}"
     )
-    for other in ("mostpop", "random"):
-        if (other, "-") in ranked and name != other:
-            value = ranked[other, "-"]
-            sentence += f"; {other} reaches {number(value.value, 4)} {interval(value, 4)}"
-            break
-    texts = {key: value for key, value in ranked.items() if key[1] != "-"}
+    other = next(
+        (k for k in (("mostpop", "-"), ("random", "-")) if k in ranked and k != best), None
+    )
+    if other is not None:
+        lines.append(other)
+        sentence += f"; {other[0]} reaches {number(ranked[other].value, 4)}"
     sentence += "."
-    if texts and setting == "-":
-        (reader, how), value = next(iter(texts.items()))
+    reader = next((key for key in ranked if key[1] != "-"), None)
+    if reader is not None and best[1] == "-":
+        lines.append(reader)
         sentence += (
-            f" The best of those that read the article texts is {reader} (“{how}”) with "
-            f"{number(value.value, 4)} {interval(value, 4)}."
+            f" The best of those that read the article texts is {_line(reader)} with "
+            f"{number(ranked[reader].value, 4)}."
         )
+    spans = "; ".join(f"{_line(key)} {interval(ranked[key], 4)}" for key in lines)
     yield Conclusion(
-        "recommendation", number(best.value, 3), f"{label(metric)} of {name}", sentence, "measured"
+        "recommendation",
+        number(ranked[best].value, 3),
+        f"{label(metric)} of {best[0]}",
+        sentence,
+        f"95 % intervals: {spans}. Rows were not tested against each other.",
+        "measured",
     )
 
 
@@ -196,43 +204,53 @@ def _texts(results: Results) -> Iterator[Conclusion]:
         largest = max(found, key=lambda row: abs(row["difference"]))
         doing = DOINGS.get(str(setting), f"Text setting “{setting}”")
         shown = [row for row in found if significant(row)]
-        unit = f"largest change of {label(metric)}, “{setting}” against “{against}”"
-        figure = number(largest["difference"], 4, signed=True)
         if shown:
-            said = "; ".join(f"{row['recommender']} {_evidence(row, 4)}" for row in shown)
-            rest = len(found) - len(shown)
-            sentence = f"{doing} changed {label(metric)} for {said}." + (
-                f" No effect is shown for {_those(rest, 'other ')}." if rest else ""
+            changes = [
+                f"{'raised' if row['difference'] > 0 else 'lowered'} it for {row['recommender']}"
+                for row in shown
+            ]
+            sentence = f"{doing} changed {label(metric)}: it {_and(changes)}."
+            if rest := len(found) - len(shown):
+                sentence += f" No effect is shown for {_those(rest, 'other ')}."
+            evidence = " ".join(f"{row['recommender']}: {_evidence(row, 4)}" for row in shown)
+        else:
+            sentence = f"{doing}: no effect is shown for {_those(len(found))}."
+            evidence = (
+                f"Largest change of {label(metric)}, for {largest['recommender']}: "
+                f"{_evidence(largest, 4)}"
             )
-            yield Conclusion("text", figure, unit, sentence, "shown")
-            continue
-        sentence = (
-            f"{doing}: no effect shown for {_those(len(found))}; "
-            f"the largest change of {label(metric)} is {_evidence(largest, 4)} for "
-            f"{largest['recommender']}."
-        )
         sizes = [row["detectable"] for row in found if _finite(row["detectable"])]
-        if sizes:
-            base = [values[row["recommender"], row["against"]].value for row in found]
-            share = max(sizes) / (sum(base) / len(base)) if sum(base) else math.nan
-            ends = sorted({number(min(sizes), 4), number(max(sizes), 4)})
-            sentence += (
-                f" These {largest['n_users']:,} customers would have shown a change of "
-                f"{' to '.join(ends)} four times out of five"
-                + (f" (up to {share:.0%} of the value)" if math.isfinite(share) else "")
-                + "; a smaller one may exist unseen."
+        if sizes and len(shown) < len(found):
+            base = sum(values[row["recommender"], row["against"]].value for row in found)
+            ends = dict.fromkeys((number(min(sizes), 4), number(max(sizes), 4)))
+            share = f", up to {max(sizes) * len(found) / base:.0%} of the value" if base else ""
+            evidence += (
+                f" {largest['n_users']:,} customers would show a change of {' to '.join(ends)}"
+                f"{share}, four times out of five; a smaller one may exist unseen."
             )
-        yield Conclusion("text", figure, unit, sentence, "not shown")
+        yield Conclusion(
+            "text",
+            number(largest["difference"], 4, signed=True),
+            f"largest change of {label(metric)}, “{setting}” against “{against}”",
+            sentence,
+            evidence,
+            "shown" if shown else "not shown",
+        )
+
+
+def _line(key: tuple[str, str]) -> str:
+    name, setting = key
+    return name if setting == "-" else f"{name} (text “{setting}”)"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _those(n: int, other: str = "") -> str:
     if n == 1:
         return f"the one {other}recommender that reads text"
     return f"any of the {n} {other}recommenders that read text"
-
-
-def _score(results: Results, captioner: str, metric: str) -> Estimate | Missing | None:
-    return results.scores.get(captioner, {}).get(metric)
 
 
 def _pair(results: Results, own: str, against: str, metric: str) -> dict[str, Any] | None:
@@ -242,12 +260,17 @@ def _pair(results: Results, own: str, against: str, metric: str) -> dict[str, An
     return None
 
 
+def _span(estimate: Estimate, decimals: int, *, signed: bool = False) -> str:
+    ends = interval(estimate, decimals, signed=signed)
+    return f"95 % interval {ends}." if ends else "No interval."
+
+
 def _evidence(row: Mapping[str, Any], decimals: int = 3) -> str:
     difference = Estimate(row["difference"], row["low"], row["high"])
-    p = row.get("p_adjusted", row.get("p_holm"))
     return (
-        f"{number(difference.value, decimals, signed=True)} "
-        f"{interval(difference, decimals, signed=True)}, {p_text(p)}"
+        f"Difference {number(difference.value, decimals, signed=True)}, 95 % interval "
+        f"{interval(difference, decimals, signed=True)}, adjusted p "
+        f"{p_value(row.get('p_adjusted', row.get('p_holm')))}."
     )
 
 

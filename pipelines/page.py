@@ -15,6 +15,8 @@ from pipelines.tables import Table
 
 PHOTO_BUDGET = 7_000_000
 """Characters of embedded photos, so that the page stays below 10 MB whatever is asked for."""
+NAMING = ("prod_name", "product_type_name", "colour_group_name", "graphical_appearance_name")
+"""Columns that name an article to people."""
 LONGEST = 600
 """Characters of a product text that are shown."""
 
@@ -32,7 +34,9 @@ class Page:
 
     def __post_init__(self) -> None:
         self.photos = Photos(self.catalog)
-        self._rows = {row["article_id"]: row for row in self.catalog.articles.iter_rows(named=True)}
+        columns = [c for c in ("article_id", *NAMING) if c in self.catalog.articles.columns]
+        rows = self.catalog.articles.select(columns).iter_rows(named=True)
+        self._rows = {row["article_id"]: row for row in rows}
 
     def table(self, table: Table) -> Table:
         """Keep the table as a file too."""
@@ -47,11 +51,10 @@ class Page:
     def article(self, article_id: str, size: int) -> dict[str, Any]:
         """What is shown of an article: its photo and the names of it."""
         row = self._rows.get(article_id, {})
-        known = ("product_type_name", "colour_group_name", "graphical_appearance_name")
         return {
             "id": article_id,
             "name": clip(row.get("prod_name") or article_id),
-            "kind": clip(" · ".join(v for c in known if (v := row.get(c)))),
+            "kind": clip(" · ".join(v for c in NAMING[1:] if (v := row.get(c)))),
             "photo": self.photos.uri(article_id, size),
         }
 

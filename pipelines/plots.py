@@ -27,14 +27,14 @@ PALETTE = ("#0072b2", "#c24e00", "#00795a", "#9c4a8a", "#7a6400", "#5b6770")
 INK, RULE = "#1d2328", "#d5d9dd"
 MARKERS = ("o", "s", "D", "^", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)), "-", "-")
-WIDTH = 5.6
+WIDTH = 5.2
 ROW = 0.3
 """Inches: of a figure, and of one line in a chart of rows."""
 _STYLE = {
     "svg.hashsalt": "fcr",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 10.5,
+    "font.size": 11,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
@@ -115,21 +115,21 @@ def intervals(
         detectable: name -> size below which the data can't reliably tell an effect from none, drawn
             as a band around zero.
     """
+    from matplotlib.ticker import MaxNLocator
+
     many = len(values) > 1
     with _figure(0.75 + (ROW + 0.1 * many) * max(2, len(names)) + 0.25 * many) as (axes, out):
-        spread = 0.22 if many else 0.0
         for name, width in (detectable or {}).items():
             axes.barh(names.index(name), 2 * width, 0.7, left=-width, color=RULE, zorder=0.5)
         for i, (series, by_name) in enumerate(values.items()):
-            shift = spread * (i - (len(values) - 1) / 2)
-            places = [n for n in names if n in by_name]
-            rows = np.array([names.index(n) for n in places]) + shift
-            x = np.array([by_name[n].value for n in places])
-            for row, n in zip(rows, places, strict=True):
-                low, high = by_name[n].low, by_name[n].high
+            places = [name for name in names if name in by_name]
+            rows = [_place(names.index(name), name, series, values) for name in places]
+            for row, name in zip(rows, places, strict=True):
+                low, high = by_name[name].low, by_name[name].high
                 if low is not None and high is not None:
                     axes.plot([low, high], [row, row], color=PALETTE[i], linewidth=2, alpha=0.55)
-            axes.plot(x, rows, label=series, **_dot(i))
+            axes.plot([by_name[name].value for name in places], rows, label=series, **_dot(i))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         _rows(axes, names)
         if zero:
             axes.axvline(0, color=INK, linewidth=1)
@@ -206,6 +206,12 @@ def _figure(height: float) -> Iterator[tuple[Axes, list[str]]]:
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", metadata=nothing)
         out.append(text.getvalue())
+
+
+def _place(row: int, name: str, series: str, values: Mapping[str, Mapping[str, Estimate]]) -> float:
+    """Height of a marker: the series that have a line share it evenly around its middle."""
+    present = [other for other, by_name in values.items() if name in by_name]
+    return row + 0.2 * (present.index(series) - (len(present) - 1) / 2)
 
 
 def _line(i: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from pipelines import plots
-from pipelines.conclusions import p_text, significant
+from pipelines.conclusions import p_value, significant
 from pipelines.page import Page, clip
 from pipelines.results import CATALOGUE, Results, label
 from pipelines.tables import Column, Estimate, Table, Value
@@ -247,7 +247,7 @@ def _comparisons(results: Results) -> Table:
             f"{pair['captioner']} − {pair['against']}",
             label(pair["metric"]),
             Estimate(pair["difference"], pair["low"], pair["high"]),
-            p_text(pair["p_adjusted"]),
+            p_value(pair["p_adjusted"]),
             "yes" if significant(pair) else "no",
             int(pair["n"]),
         ]
@@ -260,12 +260,13 @@ def _comparisons(results: Results) -> Table:
             Column("pair", "Captioners"),
             Column("metric", "Metric"),
             Column("difference", "Difference", signed=True),
-            Column("p_holm", "Holm-adjusted"),
-            Column("shown", "Beyond chance"),
+            Column("p_holm", "Adjusted p"),
+            Column("shown", "Shown"),
             Column("n", "Articles"),
         ),
         rows,
-        "Paired bootstrap; all comparisons of this table are corrected together.",
+        "Paired bootstrap over articles; p-values of this table are corrected by Holm. "
+        "Shown: beyond chance.",
     )
 
 

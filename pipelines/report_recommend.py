@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from pipelines import plots
-from pipelines.conclusions import p_text, significant
+from pipelines.conclusions import p_value, significant
 from pipelines.page import Page
 from pipelines.results import Results, label
 from pipelines.tables import Column, Estimate, Table, Value
@@ -46,7 +46,7 @@ def ranking(page: Page) -> dict[str, Any] | None:
         ),
         [[n, _setting(s), *(cells.get((n, s, m)) for m in names)] for n, s in lines],
         f"{seen} {users:,} customers; 95 % bootstrap intervals over customers. "
-        f"{results.protocol()}.",
+        f"{_readable(results.protocol())}.",
     )
     series: dict[str, dict[str, Estimate]] = {}
     for (name, setting), value in results.estimates(metric).items():
@@ -101,7 +101,7 @@ def texts(page: Page) -> dict[str, Any] | None:
                 f"{row['setting']} − {row['against']}",
                 label(row["metric"]),
                 difference,
-                p_text(row["p_holm"]),
+                p_value(row["p_holm"]),
                 "yes" if significant(row) else "no",
                 row["detectable"],
                 int(row["n_users"]),
@@ -120,13 +120,14 @@ def texts(page: Page) -> dict[str, Any] | None:
             Column("settings", "Texts"),
             Column("metric", "Metric"),
             Column("difference", "Difference", decimals=4, signed=True),
-            Column("p_holm", "Holm-adjusted"),
-            Column("shown", "Beyond chance"),
-            Column("detectable", "Detectable from", decimals=4),
+            Column("p_holm", "Adjusted p"),
+            Column("shown", "Shown"),
+            Column("detectable", "Detectable", decimals=4),
             Column("n_users", "Customers"),
         ),
         rows,
-        "Paired bootstrap over customers. Detectable from: the size of a change that this many "
+        "Paired bootstrap over customers; p-values of this table are corrected by Holm. "
+        "Shown: beyond chance. Detectable: the size of a change that this many "
         "customers would show four times out of five.",
     )
     names = list(dict.fromkeys(name for by in values.values() for name in by))
@@ -160,17 +161,23 @@ def customers(page: Page) -> dict[str, Any] | None:
     days = int(results.manifests["recommend"]["config"]["recommend"]["test_days"])
     bought = page.catalog.purchases
     first = bought["t_dat"].max() - pl.duration(days=days - 1)
-    purchases = bought.with_columns((pl.col("t_dat") >= first).alias("next")).select(
-        "t_dat", "next", pl.col("customer_id").alias("user_id"), "article_id"
+    purchases = bought.select(
+        pl.col("customer_id").alias("user_id"),
+        "article_id",
+        (pl.col("t_dat") >= first).alias("next"),
     )
     rows = _shown_rows(results, metric)
-    shown = lists.join(
-        pl.DataFrame(rows, ["recommender", "setting"], orient="row"), on=["recommender", "setting"]
-    ).filter(pl.col("rank") <= SHOWN_ITEMS)
+    wanted_rows = pl.LazyFrame(rows, ["recommender", "setting"], orient="row")
+    shown = (
+        lists.filter(pl.col("rank") <= SHOWN_ITEMS)
+        .join(wanted_rows, on=["recommender", "setting"], how="semi")
+        .select("user_id", "rank", "article_id", "recommender", "setting")
+        .collect()
+    )
     after = purchases.filter("next").select("user_id", "article_id").unique()
     hit = set(shown.join(after, on=["user_id", "article_id"])["user_id"])
     known = set(purchases.filter(~pl.col("next"))["user_id"])
-    tested = [u for u in shown["user_id"].unique(maintain_order=True).sort() if u in known]
+    tested = [user for user in shown["user_id"].unique().sort() if user in known]
     rng = np.random.default_rng(page.run.config.seed)
     shuffled = [tested[i] for i in rng.permutation(len(tested))]
     lucky = [u for u in shuffled if u in hit][: (wanted + 1) // 2]
@@ -195,6 +202,11 @@ def customers(page: Page) -> dict[str, Any] | None:
         cards.append({"id": user, "hit": user in hit, "strips": strips})
     share = len(hit & set(tested)) / max(1, len(tested))
     return {"cards": cards, "share": share, "tested": len(tested), "length": SHOWN_ITEMS}
+
+
+def _readable(protocol: str) -> str:
+    """`split:global time|seen:kept` as it is read in a sentence."""
+    return "; ".join(part.replace(":", ": ", 1) for part in protocol.split("|"))
 
 
 def _setting(setting: str) -> str:

@@ -57,8 +57,8 @@ class Results:
     metrics: pl.DataFrame | None
     """recommender, setting, metric ("ndcg@12"), value, low, high, n_users, signature."""
     differences: pl.DataFrame | None
-    recommendations: pl.DataFrame | None
-    user_metrics: pl.DataFrame | None
+    recommendations: pl.LazyFrame | None
+    """Not read until it is asked: a full catalogue has tens of millions of rows."""
     split: Mapping[str, Any]
 
     @property
@@ -144,6 +144,7 @@ def read_results(workspace: Workspace) -> Results:
     if found is not None:
         found = found.with_columns(pl.format("{}@{}", "metric", "k").alias("metric"))
     differences = table("recommend", "differences.csv")
+    lists = workspace.stage_file("recommend", "recommendations.parquet")
     return Results(
         folder=workspace.folder,
         manifests=manifests,
@@ -164,8 +165,7 @@ def read_results(workspace: Workspace) -> Results:
         audit_items=table(score, "audit.parquet"),
         metrics=found,
         differences=differences if differences is not None and differences.height else None,
-        recommendations=table("recommend", "recommendations.parquet"),
-        user_metrics=table("recommend", "user_metrics.parquet"),
+        recommendations=None if lists is None else pl.scan_parquet(lists),
         split=json_of("recommend", "split.json"),
     )
 

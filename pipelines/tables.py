@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t")
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 TEX = str.maketrans(
     {
@@ -239,7 +239,8 @@ def _spread(cell: Value, parts: Sequence[str]) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    text = UNSEEN.sub(" ", text)
+    # A lone carriage return would end the row for some readers.
+    text = UNSEEN.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
     # Blanks before the sign don't stop every spreadsheet from running it.
     return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA) else text
 

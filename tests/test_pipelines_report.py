@@ -1,6 +1,7 @@
 """The report: what it says, that nothing in it can run or load, and what it needs to be redrawn."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -14,14 +15,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipelines import InputError
+from pipelines import InputError, plots
 from pipelines.conclusions import conclusions
 from pipelines.config import CaptionSplitConfig, Config, RecommendConfig, ReportConfig
 from pipelines.recommend import recommend
-from pipelines.report import report
+from pipelines.report import TEMPLATES, report
 from pipelines.results import read_results
 from pipelines.run import Run, open_run
+from pipelines.tables import Column, Estimate, Missing, Table, number
 from pipelines.workspace import Workspace, atomic_file, write_json, write_text
 
 HOSTILE = '<script>alert(\'x\')</script>" onerror="alert(1)" | =1+1'
@@ -147,9 +151,8 @@ def test_an_unavailable_metric_shows_its_reason_and_no_number(runs: Path, page: 
 
 def test_the_opening_says_what_was_found(page: Page) -> None:
     opening = page.said[: page.said.index("Captioners on articles kept from training")]
-    assert "Fine-tuning improved the captions: CIDEr-D went from" in opening
-    assert "on 30 articles kept from training" in opening
-    assert "contradict what the shop knows" in opening
+    assert "improved the captions: on 30 articles kept from training, CIDEr-D went from" in opening
+    assert "contradict the article’s own" in opening
     assert "Of 3 recommenders," in opening
     assert "Filling missing descriptions with captions" in opening
 
@@ -276,15 +279,16 @@ def test_effects_are_said_as_sure_as_they_are(runs: Path) -> None:
     def sentence(**changes: float) -> tuple[str, str]:
         frame = pl.DataFrame([{**row, **changes}], schema=results.differences.schema)
         found = conclusions(replace(results, differences=frame))[-1]
-        return found.certainty, found.sentence
+        return found.certainty, f"{found.sentence} {found.evidence}"
 
     sure, said = sentence(difference=0.02, low=0.01, high=0.03, p_holm=0.002)
     assert sure == "shown"
-    assert "changed NDCG@12 for tfidf +0.0200 [+0.0100, +0.0300], p = 0.002" in said
+    assert "changed NDCG@12: it raised it for tfidf." in said
+    assert "+0.0200, 95 % interval [+0.0100, +0.0300], adjusted p 0.002" in said
     sure, said = sentence(difference=0.02, low=-0.01, high=0.05, p_holm=0.3, detectable=0.0421)
     assert sure == "not shown"
-    assert "no effect shown" in said
-    assert "a change of 0.0421 four times out of five" in said
+    assert "no effect is shown" in said
+    assert "customers would show a change of 0.0421, up to" in said
     # An interval beyond zero is not enough once the p-value is corrected for all comparisons.
     assert sentence(difference=0.02, low=0.001, high=0.03, p_holm=0.2)[0] == "not shown"
 
@@ -395,3 +399,108 @@ def _audit(
 def _stage(run: Run, name: str) -> Iterator[tuple[Path, dict[str, object]]]:
     with run.workspace.stage(name, config={}, inputs={}, seed=0, say=run.say) as stage:
         yield stage.folder, stage.record
+
+
+def test_tables_escape_for_their_readers_and_mark_the_best() -> None:
+    table = Table(
+        "t",
+        "A | title",
+        (
+            Column("name", "Name"),
+            Column("up", "Up", better="high"),
+            Column("down", "Down", decimals=1, better="low"),
+            Column("gone", "Gone"),
+        ),
+        [
+            ["=cmd()|x", Estimate(0.5, 0.25, 0.75), 3, Missing("no | reason")],
+            [" @sum\nnext", 0.25, -1.25, 1.0],
+            ["50 % of A&B_c \\ <b>", None, float("nan"), None],
+        ],
+    )
+    rows = list(csv.reader(table.csv().splitlines()))
+    assert rows[0] == ["name", "up", "up_low", "up_high", "down", "gone", "gone_unavailable"]
+    assert rows[1] == ["'=cmd()|x", "0.5", "0.25", "0.75", "3", "", "no | reason"]
+    parsed = list(csv.DictReader(table.csv().splitlines(keepends=True)))
+    assert parsed[1]["name"] == "' @sum\nnext"
+    assert parsed[2]["up"] == parsed[2]["down"] == ""
+    shown = table.shown()
+    assert [cell.best for row in shown for cell in row[1:3]] == [
+        True,
+        False,
+        False,
+        True,
+        *[False] * 2,
+    ]
+    assert (shown[0][1].text, shown[0][1].detail) == ("0.500", "[0.250, 0.750]")
+    assert shown[1][2].text == "−1.2"
+    assert shown[2][1].text == "–"
+    markdown = table.markdown().splitlines()
+    assert markdown[4] == (
+        r"| =cmd()\|x | **0.500 \[0.250, 0.750\]** | 3 | unavailable no \| reason |"
+    )
+    assert markdown[6].startswith(r"| 50 % of A&amp;B\_c \\ &lt;b&gt; |")
+    latex = table.latex()
+    assert r"50 \% of A\&B\_c \textbackslash{} \textless{}b\textgreater{}" in latex
+    assert r"\textbf{0.500} {\scriptsize [0.250, 0.750]}" in latex
+    assert latex.count(r"\\") == 4
+
+
+@given(st.text(max_size=30))
+def test_no_text_becomes_a_formula_or_breaks_a_table(text: str) -> None:
+    table = Table("t", text, (Column("a", "A"), Column("b", "B")), [[text, text]])
+    (row,) = csv.DictReader(io.StringIO(table.csv(), newline=""))
+    assert not row["a"].lstrip().startswith(("=", "+", "-", "@"))
+    line = [line for line in table.markdown().split("\n") if line.startswith("|")]
+    assert len(line) == 3
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line[2])) == 3
+
+
+def test_numbers_have_real_signs_and_no_signed_zero() -> None:
+    assert number(-0.5, 2) == "−0.50"
+    assert number(0.5, 2, signed=True) == "+0.50"
+    assert number(-0.0001, 2, signed=True) == "0.00"
+    assert number(12345.678, 1) == "12,345.7"
+
+
+def test_figures_have_the_same_bytes_twice_and_follow_the_page() -> None:
+    values = {"one": {"a": Estimate(0.1, 0.0, 0.3)}, "two": {"b": Estimate(-0.2, -0.3, -0.1)}}
+
+    def draw() -> str:
+        return plots.intervals(values, ["a", "b"], "x", zero=True, detectable={"a": 0.2})
+
+    assert draw() == draw()
+    inside = plots.themed(draw(), "fig", 'what "it" <shows>')
+    assert 'aria-label="what &quot;it&quot; &lt;shows&gt;"' in inside
+    assert "http" not in inside
+    assert not re.search(r"#[0-9a-f]{6}\b", inside)
+    assert set(re.findall(r'\bid="([^-"]*)-', inside)) == {"fig"}
+    used = set(re.findall(r'(?:url\(|href=")#([^")]*)', inside))
+    assert used <= set(re.findall(r'\bid="([^"]*)"', inside))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_can_be_read(theme: str) -> None:
+    """WCAG 2: 4.5:1 for text, 3:1 for what figures draw."""
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    block = light if theme == "light" else dark[: dark.index("* {")]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    for ground in ("paper", "card", "wash"):
+        for text in ("ink", "soft", "accent", "good", "bad"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+        for mark in (f"c{i}" for i in range(1, 7)):
+            assert contrast(colours[mark], colours[ground]) >= 3, (mark, ground)
+    for mark in ("good", "c2", "c3", "c6"):
+        assert contrast(colours["on-colour"], colours[mark]) >= 4.5, mark
+    if theme == "light":
+        assert [colours[f"c{i}"] for i in range(1, 7)] == list(plots.PALETTE)
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
