@@ -144,7 +144,7 @@ def _benchmark(
     lists: list[pl.DataFrame] = []
     notes: list[str] = []
     for row in _rows(run, config, catalog, captions_file):
-        run.say(f"{row.name} ({row.setting})" if row.setting != NO_TEXT else row.name)
+        run.say(_label(row.name, row.setting))
         row.recommender.fit(split.train)
         with run.progress() as progress:
             ranked = _rank(row.recommender, users, config, partial(progress, row.name))
@@ -230,12 +230,16 @@ def _content_row(
     row = ContentRecommender(vectors, valid, encoder=signature)
     missing = row.n_without_vector
     note = (
-        f"{name} ({setting}): {missing:,} of {len(photos):,} articles have no vector and are "
+        f"{_label(name, setting)}: {missing:,} of {len(photos):,} articles have no vector and are "
         f"never recommended by this row{details}"
         if missing
         else ""
     )
     return _Row(name, setting, row, note)
+
+
+def _label(name: str, setting: str) -> str:
+    return name if setting == NO_TEXT else f"{name} ({setting})"
 
 
 def embed(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class Run:
     """The data is the drawn catalogue."""
     say: Callable[[str], None]
     """Receives lines for the user."""
+    _said: set[str] = field(default_factory=set, repr=False)
+    """Findings already said: every stage reads the tables, the user reads each finding once."""
 
     @property
     def folder(self) -> Path:
@@ -56,8 +58,10 @@ class Run:
         catalog = read_catalog(
             self.data, purchases=purchases, drop_bad_rows=self.config.data.drop_bad_rows
         )
-        for finding in catalog.findings:
-            self.say(f"note: {finding}")
+        for note in (f"note: {finding}" for finding in catalog.findings):
+            if note not in self._said:
+                self._said.add(note)
+                self.say(note)
         return catalog
 
     @contextlib.contextmanager

@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `fcr`."""
+
+from pipelines.cli import main
+
+main(prog_name="fcr")
