@@ -24,7 +24,6 @@ TEXT_FILES = (
     "results.csv", "captions.txt", "captions.csv", "Flickr8k.token.txt", "Flickr8k.token",
     "results_20130124.token", "train_title.txt", "train_description.txt",
 )  # fmt: skip
-CAPTIONS_A_PHOTO = 5
 _TOKEN = re.compile(r"(?P<image>[^\t#]+)#(?P<number>\d+)(?P<gap>\s+)(?P<text>.*)")
 _PIPE = re.compile(r"(?P<image>[^|]+)\|\s*(?P<number>\d+)\s*(?P<gap>\|?)(?P<text>.*)")
 _NUMBERED = re.compile(r"(?P<image>[^,]+),\s*(?P<number>\d+)\s*(?P<gap>,)(?P<text>.*)")
@@ -60,7 +59,7 @@ def read_flickr(folder: Path, *, name: str = "flickr30k") -> Source:
         )
     if collector.text_only:
         collector.tally.add("missing photos", str(base), "the set is text-only")
-    return collector.source(expected=CAPTIONS_A_PHOTO if name.startswith("flickr") else None)
+    return collector.source()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str, bool]]:

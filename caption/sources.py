@@ -4,6 +4,7 @@ Readers repair what has one right reading, drop what has none, and say both as `
 `flickr.py` and `facad.py` read the two datasets whose files need more care.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -58,8 +59,8 @@ class Source:
     captions: CaptionSet
     """`split` is what the publisher says, "" where nothing does."""
     findings: tuple[Finding, ...] = ()
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """id -> product, where several examples show one."""
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """id -> keys that tie it to other examples (a product shown several times)."""
 
 
 class Tally:
@@ -68,10 +69,12 @@ class Tally:
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, bool], tuple[int, str]] = {}
 
-    def add(self, kind: str, example: str, remedy: str, *, wrong: bool = False) -> None:
-        """One more of `kind`."""
+    def add(self, kind: str, example: str, remedy: str, *, wrong: bool = False, n: int = 1) -> None:
+        """`n` more of `kind`; nothing where n is 0."""
+        if not n:
+            return
         count, first = self._found.get((kind, remedy, wrong), (0, example))
-        self._found[kind, remedy, wrong] = (count + 1, first)
+        self._found[kind, remedy, wrong] = (count + n, first)
 
     def findings(self) -> tuple[Finding, ...]:
         """What was counted, in the order of first sight."""
@@ -114,19 +117,18 @@ class Collector:
         else:
             self._captions.setdefault(image, []).append(text)
 
-    def source(self, *, expected: int | None = None) -> Source:
-        """The set, in order of the images' names.
-
-        expected: how many captions an image should have.
-        Raises InputError when nothing is left.
-        """
+    def source(self) -> Source:
+        """The set, in order of the images' names. Raises InputError when nothing is left."""
         examples = []
-        odd = [image for image, texts in self._captions.items() if len(texts) != expected]
-        if expected and odd:
+        counts = Counter(map(len, self._captions.values()))
+        usual = max(counts, key=lambda n: counts[n], default=0)
+        odd = [image for image, texts in self._captions.items() if len(texts) != usual]
+        if odd:
             self.tally.add(
-                f"photo with other than {expected} captions",
+                f"photo with more or fewer than {usual} captions",
                 f"{odd[0]} has {len(self._captions[odd[0]])}",
                 "kept; scores against more references are higher",
+                n=len(odd),
             )
         for image in sorted(self._captions):
             path = self._photos.get(Path(image).name) if self._photos is not None else None
@@ -191,31 +193,50 @@ def split_hm(
 
     Examples that fit no split are left out. Arguments as for `component_split`.
     """
-    codes = dict(
-        zip(articles["article_id"].to_list(), articles["product_code"].to_list(), strict=True)
-    )
-    return split_leak_free(captions, codes, sizes_or_fractions, seed)
+    return split_leak_free(captions, product_groups(articles), sizes_or_fractions, seed)
+
+
+def product_groups(articles: "pl.DataFrame") -> dict[str, tuple[str, ...]]:
+    """article_id -> the key of its product_code."""
+    pairs = articles.select("article_id", "product_code").iter_rows()
+    return {id: (f"code:{code}",) for id, code in pairs}
 
 
 def split_leak_free(
     captions: CaptionSet,
-    groups: Mapping[str, str],
+    groups: Mapping[str, Sequence[str]],
     sizes_or_fractions: Mapping[str, float | int],
     seed: int,
 ) -> CaptionSet:
-    """Split so that neither a group (id -> product) nor a normalised text stands on two sides.
+    """Split so that neither a key of `groups` nor a normalised text stands on two sides.
 
     Examples that fit no split are left out. Arguments as for `component_split`.
     """
     keys = [
-        [
-            *([f"code:{groups[e.id]}"] if groups.get(e.id) else []),
-            *(f"text:{normalise_text(c)}" for c in e.captions),
-        ]
+        [*groups.get(e.id, ()), *(f"text:{normalise_text(c)}" for c in e.captions)]
         for e in captions.examples
     ]
     split = captions.with_splits(component_split(keys, sizes_or_fractions, seed))
     return CaptionSet(split.name, tuple(e for e in split.examples if e.split))
+
+
+def same_photos(captions: CaptionSet) -> dict[str, str]:
+    """id -> key, for the examples whose photo is another's too, byte for byte.
+
+    Only files of equal size are read.
+    """
+    by_size: dict[int, list[CaptionExample]] = {}
+    for e in captions.examples:
+        if e.image is not None and e.image.is_file():
+            by_size.setdefault(e.image.stat().st_size, []).append(e)
+    by_content: dict[str, list[str]] = {}
+    for candidates in by_size.values():
+        for e in candidates if len(candidates) > 1 else ():
+            assert e.image is not None
+            with e.image.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            by_content.setdefault(f"photo:{digest}", []).append(e.id)
+    return {id: key for key, ids in by_content.items() if len(ids) > 1 for id in ids}
 
 
 def coco_captions(path: Path, *, images: Path | None = None) -> CaptionSet:

@@ -32,7 +32,9 @@ from caption.sources import (
     Source,
     hm_captions,
     photo_files,
+    product_groups,
     read_coco,
+    same_photos,
     split_leak_free,
     text_findings,
 )
@@ -71,7 +73,7 @@ class Protocol:
     """How a set is cut into parts."""
 
     split: str
-    """leak-free: no product and no text on two sides; given: the publisher's parts; random: by
+    """leak-free: no product, no text and no photo on two sides; given: the publisher's parts; random: by
     example; in-order: train first, then test, then validation."""
     sizes: Sizes | None = None
     """Part -> count or share; None: all of what is given, else 80/10/10."""
@@ -207,7 +209,12 @@ def cut(source: Source, protocol: Protocol, total: int | None, seed: int) -> Cap
     if total is not None:
         sizes = scaled(total, sizes)
     if protocol.split == "leak-free":
-        cut_set = split_leak_free(captions, source.groups, sizes, seed)
+        photos = same_photos(captions)
+        groups = {
+            e.id: [*source.groups.get(e.id, ()), *([photos[e.id]] if e.id in photos else [])]
+            for e in captions.examples
+        }
+        cut_set = split_leak_free(captions, groups, sizes, seed)
     elif protocol.split == "random":
         cut_set = captions.with_splits(component_split([[]] * n, sizes, seed))
     else:
@@ -277,8 +284,7 @@ def _catalog(source: Path) -> Catalog:
 def _read_hm(source: Path, catalog: Catalog | None = None) -> Source:
     catalog = catalog or _catalog(source)
     captions = hm_captions(catalog.articles, source / "images")
-    groups = dict(catalog.articles.select("article_id", "product_code").iter_rows())
-    return Source(captions, table_findings(catalog), groups)
+    return Source(captions, table_findings(catalog), product_groups(catalog.articles))
 
 
 def table_findings(catalog: Catalog) -> tuple[Finding, ...]:
