@@ -378,7 +378,7 @@ def _differences(user_metrics: pl.DataFrame, config: RecommendConfig, seed: int)
     if not found:
         return pl.DataFrame(schema=DIFFERENCES)
     frame = pl.DataFrame(found)
-    return frame.with_columns(pl.Series("p_holm", holm(frame["p"].to_numpy()))).select(DIFFERENCES)
+    return frame.with_columns(pl.Series("p_holm", holm(frame["p"].to_numpy()))).select(*DIFFERENCES)
 
 
 def _print_table(metrics: pl.DataFrame, record: dict[str, Any]) -> None:
