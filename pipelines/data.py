@@ -73,7 +73,7 @@ class Protocol:
     """How a set is cut into parts."""
 
     split: str
-    """leak-free: no product, no text and no photo on two sides; given: the publisher's parts; random: by
+    """leak-free: no product, text or photo on two sides; given: the publisher's parts; random: by
     example; in-order: train first, then test, then validation."""
     sizes: Sizes | None = None
     """Part -> count or share; None: all of what is given, else 80/10/10."""
