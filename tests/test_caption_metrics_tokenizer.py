@@ -54,7 +54,18 @@ def test_jar_equals_golden(java: str) -> None:
 
 
 def test_captions_do_not_depend_on_their_neighbours(java: str) -> None:
-    lines = ["letter P.", "The dress", "A 5", "3/4 in.", "made in the U.S.", "It", "No.", "5 No. 12.5cm", "x.y <a", "b>"]
+    lines = [
+        "letter P.",
+        "The dress",
+        "A 5",
+        "3/4 in.",
+        "made in the U.S.",
+        "It",
+        "No.",
+        "5 No. 12.5cm",
+        "x.y <a",
+        "b>",
+    ]
     together = tokenize_java(lines)
     assert together == tokenize_java(lines[::-1])[::-1] == tokenize_python(lines)
     assert together[0] == "letter p."
