@@ -6,13 +6,16 @@
 | captions.txt | `image,caption`, or `image_name,comment_number,comment` |
 | Flickr8k.token.txt, results_20130124.token | `image#i<TAB>caption` |
 | dataset_flickr30k.json, dataset_flickr8k.json | Karpathy's JSON with his splits |
+| flickr_annotations_30k.csv | raw (JSON list of captions), split, filename (the hub's copy) |
 | {part}.{1-5}.en[.gz] beside {part}_images.txt | one caption a line, in step with the names |
 
 Flickr8k's own parts are read from `Flickr_8k.{train,dev,test}Images.txt`. Lines are read one by
 one: a text file costs the memory of the captions it holds, not of the file.
 """
 
+import csv
 import gzip
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +47,10 @@ def read_flickr(folder: Path, *, name: str = "flickr30k") -> Source:
     collector = Collector(name, photo_files(base) or None)
     aligned = sorted(base.glob("*_images.txt"))
     texts = [folder] if folder.is_file() else [p for f in TEXT_FILES if (p := folder / f).is_file()]
-    if texts:
+    hub = base / "flickr_annotations_30k.csv"
+    if hub.is_file() and not texts:
+        _read_hub(hub, collector)
+    elif texts:
         _read_lines(texts[0], collector)
         _own_parts(base, collector)
     elif aligned:
@@ -146,6 +152,20 @@ def _own_parts(folder: Path, collector: Collector) -> None:
             for _, line, _ in read_lines(path):
                 if line.strip():
                     collector.photo(line.strip(), PARTS[part[0]])
+
+
+def _read_hub(path: Path, collector: Collector) -> None:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        try:
+            for row in csv.DictReader(file):
+                collector.photo(row["filename"], row["split"])
+                for text in json.loads(row["raw"]):
+                    collector.caption(row["filename"], str(text), f"{path.name} {row['filename']}")
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise InputError(
+                f"{path} is not the hub's table ({error!r}); expected the columns raw (a JSON list "
+                "of captions), split, filename"
+            ) from error
 
 
 def _read_aligned(names: Path, collector: Collector) -> None:
