@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,6 +288,7 @@ def test_variety_of_hypotheses() -> None:
         ({"a": "x"}, {"a": []}, "no list of references"),
         ({"a": "x"}, {"a": "x"}, "no list of references"),
         ({"a": "x"}, {"a": None}, "no list of references"),
+        ({"a": "x"}, {"a": 5}, "no list of references"),
         ({"a": "x"}, {"a": ["x", 3]}, "reference that is not a string"),
         ({"a": "x"}, {"a": ["x", " "]}, "blank reference"),
         ({1: "x"}, {1: ["x"]}, "ids that are not strings"),
@@ -323,3 +325,29 @@ def test_unknown_names() -> None:
         score_captions({"a": "x"}, {"a": ["x"]}, ["blue"])
     with pytest.raises(InputError, match="tokenizer is 'ptb'"):
         score_captions({"a": "x"}, {"a": ["x"]}, tokenizer="ptb")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="backend is 'coco'"):
+        score_captions({"a": "x"}, {"a": ["x"]}, backend="coco")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("df_references", [], "df_references is empty"),
+        ("df_references", ["a", "b"], "df_references: expected strings in a list, got 'a'"),
+        ("df_references", [["a"], [None]], r"df_references: .* got \[None\]"),
+        ("training", [None], r"training: .* got \[None\]"),
+    ],
+)
+def test_bad_options(option: str, value: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        score_captions({"a": "x"}, {"a": ["x"]}, **{option: value})
+
+
+def test_other_metrics_are_ours_beside_the_original() -> None:
+    got = score_captions(
+        {"a": "x"}, {"a": ["x"]}, ["bleu", "diversity"], backend="pycocoevalcap", tokenizer="none"
+    )
+    assert isinstance(length := got["length"], Score)
+    assert isinstance(one := got["bleu-1"], Score)
+    assert "ver:fcr-" in length.signature
+    assert "ver:pycocoevalcap-" in one.signature

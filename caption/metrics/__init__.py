@@ -96,12 +96,11 @@ class Corpus:
         tok = self.tokenized
         return dict(enumerate(tok.references)), {i: [h] for i, h in enumerate(tok.hypotheses)}
 
-    def signature(self, *definition: str, tokenizer: bool = True) -> str:
-        """`definition` fields, then reference counts, tokenizer and version."""
+    def signature(self, *definition: str, tokenizer: bool = True, package: Backend = "fcr") -> str:
+        """`definition` fields, then reference counts, tokenizer, and whose scorer computed it."""
         counts = sorted({len(refs) for refs in self.references})
         refs = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
         tok = (f"tok:{self.tokenized.signature}",) if tokenizer else ()
-        package = "fcr" if self.backend == "fcr" else "pycocoevalcap"
         return "|".join((*definition, f"refs:{refs}", *tok, f"ver:{package}-{_version(package)}"))
 
 
@@ -196,7 +195,17 @@ def score_captions(
     for name in metrics:
         if name not in METRICS:
             raise InputError(f"unknown metric {name!r}: expected some of {', '.join(METRICS)}")
+    if backend not in ("fcr", "pycocoevalcap"):
+        raise InputError(f"backend is {backend!r}: expected fcr or pycocoevalcap")
     check_captions(hypotheses, references)
+    for what, texts in (
+        ("training", training),
+        *(("df_references", r) for r in df_references or ()),
+    ):
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{what}: expected strings in a list, got {texts!r:.80}")
+    if df_references is not None and not len(df_references):
+        raise InputError("df_references is empty: expected reference lists, or None")
     corpus = Corpus(
         ids=tuple(hypotheses),
         hypotheses=list(hypotheses.values()),
@@ -229,7 +238,11 @@ def check_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
         'a hypothesis that is not a string (an empty caption is "")',
     )
     _refuse(
-        [i for i, refs in references.items() if isinstance(refs, str) or not refs],
+        [
+            i
+            for i, r in references.items()
+            if isinstance(r, str) or not isinstance(r, Sequence) or not r
+        ],
         "no list of references (expected at least one string in a list)",
     )
     _refuse(

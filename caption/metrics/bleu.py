@@ -16,9 +16,11 @@ def bleu(corpus: Corpus) -> list[Score | Unavailable]:
     Source: Papineni et al. 2002; corpus and item formula of pycocoevalcap's `Bleu(4)`.
     """
     values, per_item = _original(corpus) if corpus.backend == "pycocoevalcap" else _ours(corpus)
+    names = [f"bleu-{n + 1}" for n in range(MAX_ORDER)]
+    signatures = [corpus.signature(n, "len:closest", package=corpus.backend) for n in names]
     return [
-        Score(name, float(values[n]), per_item[:, n], corpus.signature(name, "len:closest"))
-        for n, name in enumerate(f"bleu-{n + 1}" for n in range(MAX_ORDER))
+        Score(name, float(values[n]), per_item[:, n], signature)
+        for n, (name, signature) in enumerate(zip(names, signatures, strict=True))
     ]
 
 

@@ -38,7 +38,7 @@ def cider_d(corpus: Corpus) -> list[Score | Unavailable]:
         return [Unavailable(name, "pycocoevalcap takes no document frequencies: use backend fcr")]
     per_item = _original(corpus) if corpus.backend == "pycocoevalcap" else _score(corpus.matches)
     df = "df:refs" if corpus.df_references is None else f"df:given-{len(corpus.df_references)}"
-    signature = corpus.signature(name, f"sigma:{SIGMA:g}", df)
+    signature = corpus.signature(name, f"sigma:{SIGMA:g}", df, package=corpus.backend)
     return [Score(name, float(per_item.mean()), per_item, signature)]
 
 

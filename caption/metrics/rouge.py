@@ -23,7 +23,7 @@ def rouge_l(corpus: Corpus) -> list[Score | Unavailable]:
     joined by a no-break space is one word, and two empty captions agree fully. Source: Lin 2004.
     """
     per_item = _original(corpus) if corpus.backend == "pycocoevalcap" else _ours(corpus)
-    signature = corpus.signature("rouge-l", f"beta:{BETA:g}")
+    signature = corpus.signature("rouge-l", f"beta:{BETA:g}", package=corpus.backend)
     return [Score("rouge-l", float(per_item.mean()), per_item, signature)]
 
 
