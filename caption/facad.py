@@ -151,8 +151,8 @@ def photo_rows(
                 ) from error
 
 
-def json_items(path: Path) -> Iterator[Any]:
-    """Items of a JSON file that is one array, one at a time.
+def json_items(path: Path, *, chunk: int = 1 << 20) -> Iterator[Any]:
+    """Items of a JSON file that is one array, one at a time, read `chunk` characters at once.
 
     Raises InputError when the file is missing or no such array.
     """
@@ -161,25 +161,25 @@ def json_items(path: Path) -> Iterator[Any]:
         raise InputError(f"{path} is missing")
     try:
         with path.open(encoding="utf-8") as file:
-            text, at = file.read(1 << 20).lstrip(), 1
+            text, at = file.read(chunk).lstrip(), 1
             if not text.startswith("["):
                 raise InputError(f"{path}: expected a JSON array")
             while True:
-                # An item that ends with the buffer may go on ("12" of "123"): decode only with
-                # something behind it.
+                # An item that ends with the buffer may go on ("12" of "123", "1." of "1.5"): take it
+                # only with what may stand behind it.
                 try:
                     at = _skip(text, at)
                     if text.startswith("]", at):
                         return
                     item, end = decoder.raw_decode(text, at)
-                    end = _skip(text, end)
-                    if end < len(text):
+                    end = _skip(text, end, " \t\r\n")
+                    if text[end : end + 1] in (",", "]"):
                         yield item
                         at = end
                         continue
                 except (json.JSONDecodeError, IndexError):
                     pass
-                more = file.read(1 << 20) if len(text) - at < LONGEST_ITEM else ""
+                more = file.read(chunk) if len(text) - at < LONGEST_ITEM else ""
                 if not more:
                     raise InputError(
                         f"{path} is not a whole JSON array: it breaks off or is broken near "
@@ -190,8 +190,8 @@ def json_items(path: Path) -> Iterator[Any]:
         raise InputError(f"{path} is not readable JSON: {error}") from error
 
 
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n,":
+def _skip(text: str, at: int, what: str = " \t\r\n,") -> int:
+    while at < len(text) and text[at] in what:
         at += 1
     return at
 

@@ -27,6 +27,7 @@ TEXT_FILES = (
     "results.csv", "captions.txt", "captions.csv", "Flickr8k.token.txt", "Flickr8k.token",
     "results_20130124.token", "train_title.txt", "train_description.txt",
 )  # fmt: skip
+HUB_TABLE = "flickr_annotations_30k.csv"
 _TOKEN = re.compile(r"(?P<image>[^\t#]+)#(?P<number>\d+)(?P<gap>\s+)(?P<text>.*)")
 _PIPE = re.compile(r"(?P<image>[^|]+)\|\s*(?P<number>\d+)\s*(?P<gap>\|?)(?P<text>.*)")
 _NUMBERED = re.compile(r"(?P<image>[^,]+),\s*(?P<number>\d+)\s*(?P<gap>,)(?P<text>.*)")
@@ -47,7 +48,7 @@ def read_flickr(folder: Path, *, name: str = "flickr30k") -> Source:
     collector = Collector(name, photo_files(base) or None)
     aligned = sorted(base.glob("*_images.txt"))
     texts = [folder] if folder.is_file() else [p for f in TEXT_FILES if (p := folder / f).is_file()]
-    hub = base / "flickr_annotations_30k.csv"
+    hub = base / HUB_TABLE
     if hub.is_file() and not texts:
         _read_hub(hub, collector)
     elif texts:
@@ -59,8 +60,10 @@ def read_flickr(folder: Path, *, name: str = "flickr30k") -> Source:
     elif caption_json(base):
         return read_coco(base, name=name)
     else:
+        below = next((p.parent for f in TEXT_FILES for p in sorted(base.glob(f"*/{f}"))), None)
+        instead = f", but {below} does: give that" if below else ""
         raise InputError(
-            f"{folder} holds no captions: expected one of {', '.join(TEXT_FILES)}, a Karpathy "
+            f"{folder} holds no captions{instead}: expected one of {', '.join(TEXT_FILES)}, a Karpathy "
             "dataset_*.json, or {part}_images.txt with {part}.1.en.gz"
         )
     if collector.text_only:

@@ -29,7 +29,7 @@ from caption.facad import (
     photo_rows,
     read_facad,
 )
-from caption.flickr import TEXT_FILES, read_flickr
+from caption.flickr import HUB_TABLE, TEXT_FILES, read_flickr
 from caption.images import UnreadableImage, open_image
 from caption.records import CaptionExample, CaptionSet
 from caption.sources import Finding, Tally, caption_json, read_coco, text_findings
@@ -173,7 +173,8 @@ def identify(folder: Path) -> tuple[str, ...]:
     ):
         found.append(FACAD)
     if not found and (
-        any((folder / name).is_file() for name in TEXT_FILES) or any(folder.glob("*_images.txt"))
+        any((folder / name).is_file() for name in (*TEXT_FILES, HUB_TABLE))
+        or any(folder.glob("*_images.txt"))
     ):
         found.append(FLICKR)
     if not found and caption_json(folder):

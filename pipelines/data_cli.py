@@ -93,7 +93,7 @@ def prepare(dataset: str, source: Path, out: Path, size: str | None, **options: 
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--no-photos", is_flag=True, help=NO_PHOTOS)
 def check(folder: Path, as_json: bool, no_photos: bool) -> None:
-    """Find what would make results wrong, in raw files or a prepared set; exit code 1 if there is."""
+    """Find what would make results wrong, in raw or prepared files; exit code 1 if there is."""
     from pipelines.data_check import check as command
 
     with _progress() as progress:

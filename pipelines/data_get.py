@@ -1,4 +1,4 @@
-"""`fcr data get`: where each dataset comes from, under which terms, how large it is; and its client.
+"""`fcr data get`: where each dataset comes from, its terms and size; and its owner's client.
 
 Nothing is fetched without the user's word that the owner's terms are accepted, and only by the
 owner's client with the user's own account. Where the owner asks for a form or an e-mail, that is
@@ -43,11 +43,10 @@ DOWNLOADS: dict[str, Download] = {
         "H&M Personalized Fashion Recommendations: 105,542 articles, 1,371,980 customers, "
         "31,788,324 purchases",
         "https://www.kaggle.com/competitions/h-and-m-personalized-fashion-recommendations",
-        "the competition's rules, which you accept on its page with a Kaggle account; no commercial "
-        "use",
+        "the competition's rules, accepted on its page with a Kaggle account; no commercial use",
         "about 35 GB packed, nearly all of it photos",
         70,
-        "join the competition on its page (late submission is enough), put your API token where "
+        "join the competition on its page, put your API token where "
         "Kaggle's client looks for it, then use the client",
         kaggle=("competitions", "download", "-c", "h-and-m-personalized-fashion-recommendations"),
     ),
@@ -158,8 +157,8 @@ def _kaggle(arguments: list[str], found: Download) -> None:
     code = subprocess.run([command, *arguments], check=False).returncode
     if code:
         raise InputError(
-            f"Kaggle's client ended with code {code}; what it said stands above. Usual reasons: the "
-            f"terms are not accepted at {found.home}, or there is no API token"
+            f"Kaggle's client ended with code {code}; what it said stands above. Usual reasons: "
+            f"the terms are not accepted at {found.home}, or there is no API token"
         )
 
 
