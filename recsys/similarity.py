@@ -408,14 +408,16 @@ def _build_index(items: NDArray[np.float32], name: str) -> Any:
         # A copy on every GPU answers fastest; items that would crowd one are split instead.
         options.shard = items.nbytes > 0.4 * _gpu_bytes()
         return faiss.index_cpu_to_all_gpus(index, co=options)
-    if u < 256:
+    if u < 39 * 16:
         raise InputError(
-            f"{u} distinct items are too few for method {name!r}; expected at least 256: "
+            f"{u} distinct items are too few for method {name!r}; expected at least 624: "
             "use method='auto', which is exact"
         )
     lists = int(min(4 * u**0.5, u / 39))
-    m = next(m for m in range(max(d // 4, 1), 0, -1) if d % m == 0)
-    recipe = {"ivf": f"IVF{lists},Flat", "hnsw": "HNSW32,Flat", "pq": f"PQ{m}x8"}[name]
+    # FAISS wants 39 points for each centroid: codes of 8 bits need 9,984 items.
+    bits, width = (8, 4) if u >= 39 * 256 else (4, 2)
+    m = next(m for m in range(max(d // width, 1), 0, -1) if d % m == 0)
+    recipe = {"ivf": f"IVF{lists},Flat", "hnsw": "HNSW32,Flat", "pq": f"PQ{m}x{bits}"}[name]
     index = faiss.index_factory(d, recipe, faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     if name == "ivf":
