@@ -12,6 +12,7 @@
 //
 // Built by `python -m caption.metrics.java` (needs a JDK): javac --release 8 against meteor-1.5.jar.
 
+import edu.cmu.meteor.aligner.Stemmer;
 import edu.cmu.meteor.scorer.MeteorConfiguration;
 import edu.cmu.meteor.scorer.MeteorScorer;
 import edu.cmu.meteor.scorer.MeteorStats;
@@ -26,6 +27,7 @@ import java.io.InputStream;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.PrintStream;
+import java.lang.reflect.Field;
 import java.net.URL;
 import java.net.URLConnection;
 import java.net.URLStreamHandler;
@@ -65,7 +67,7 @@ public class FcrMeteor extends Thread {
         stats = new String[items.size()];
         FcrMeteor[] workers = new FcrMeteor[Math.max(1, Integer.parseInt(args[1]))];
         for (int i = 0; i < workers.length; i++) {
-            workers[i] = new FcrMeteor(new MeteorScorer(scorer));
+            workers[i] = new FcrMeteor(rememberStems(new MeteorScorer(scorer)));
             workers[i].start();
         }
         for (FcrMeteor worker : workers) worker.join();
@@ -99,6 +101,32 @@ public class FcrMeteor extends Thread {
             failure = error;
             next.set(items.size());
         }
+    }
+
+    // The stemmer runs by reflection on every word of every pair of texts, and the words repeat.
+    private static MeteorScorer rememberStems(MeteorScorer scorer) throws Exception {
+        Object aligner = field(scorer, "aligner").get(scorer);
+        Field owned = field(aligner, "stemmer");
+        final Stemmer stemmer = (Stemmer) owned.get(aligner);
+        final Map<String, String> stems = new HashMap<String, String>();
+        owned.set(aligner, new Stemmer() {
+            @Override
+            public String stem(String word) {
+                String stem = stems.get(word);
+                if (stem == null) {
+                    stem = stemmer.stem(word);
+                    stems.put(word, stem);
+                }
+                return stem;
+            }
+        });
+        return scorer;
+    }
+
+    private static Field field(Object owner, String name) throws Exception {
+        Field field = owner.getClass().getDeclaredField(name);
+        field.setAccessible(true);
+        return field;
     }
 
     private static void readItems(Words words) throws IOException {
@@ -226,7 +254,7 @@ public class FcrMeteor extends Thread {
 
         private void add(long hash) {
             if (has(hash)) return;
-            if (2 * ++size > slots.length) {
+            if (4 * ++size > slots.length) {
                 long[] old = slots;
                 slots = new long[2 * old.length];
                 for (long each : old) if (each != 0) slots[slot(each)] = each;
