@@ -46,13 +46,20 @@ class Conclusion:
     """A difference beyond chance; one that may be chance; a value without a comparison."""
 
 
-def conclusions(results: Results) -> list[Conclusion]:
-    """Everything the run can say, most important first; empty for an empty run."""
+def conclusions(
+    results: Results, reach: Mapping[str, tuple[int, int]] | None = None
+) -> list[Conclusion]:
+    """Everything the run can say, most important first; empty for an empty run.
+
+    Args:
+        results: what the run holds.
+        reach: text setting -> how many articles it gives another text, of how many.
+    """
     return [
         *_captions(results),
         *_audit(results),
         *_ranking(results),
-        *_texts(results),
+        *_texts(results, reach or {}),
     ]
 
 
@@ -193,7 +200,7 @@ def _ranking(results: Results) -> Iterator[Conclusion]:
     )
 
 
-def _texts(results: Results) -> Iterator[Conclusion]:
+def _texts(results: Results, reach: Mapping[str, tuple[int, int]]) -> Iterator[Conclusion]:
     metric = results.ranking_metric()
     if results.differences is None or metric is None:
         return
@@ -220,13 +227,22 @@ def _texts(results: Results) -> Iterator[Conclusion]:
                 f"{_evidence(largest, 4)}"
             )
         sizes = [row["detectable"] for row in found if _finite(row["detectable"])]
-        if sizes and len(shown) < len(found):
+        if not any(row["low"] or row["high"] for row in found):
+            # A bootstrap of zeros has no width; that is no evidence of an effect of zero.
+            evidence = f"{label(metric)} is the same for each of {largest['n_users']:,} customers."
+        elif sizes and len(shown) < len(found):
             base = sum(values[row["recommender"], row["against"]].value for row in found)
             ends = dict.fromkeys((number(min(sizes), 4), number(max(sizes), 4)))
             share = f", up to {max(sizes) * len(found) / base:.0%} of the value" if base else ""
             evidence += (
                 f" {largest['n_users']:,} customers would show a change of {' to '.join(ends)}"
                 f"{share}, four times out of five; a smaller one may exist unseen."
+            )
+        if str(setting) in reach:
+            changed, total = reach[str(setting)]
+            evidence += (
+                f" {changed:,} of {total:,} articles ({changed / max(1, total):.1%}) have another "
+                f"text than under “{against}”."
             )
         yield Conclusion(
             "text",

@@ -17,8 +17,8 @@ PHOTO_BUDGET = 7_000_000
 """Characters of embedded photos, so that the page stays below 10 MB whatever is asked for."""
 NAMING = ("prod_name", "product_type_name", "colour_group_name", "graphical_appearance_name")
 """Columns that name an article to people."""
-LONGEST = 600
-"""Characters of a product text that are shown."""
+LONGEST, LONGEST_NAME = 600, 90
+"""Characters of a product text and of a product name that are shown."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Page:
         row = self._rows.get(article_id, {})
         return {
             "id": article_id,
-            "name": clip(row.get("prod_name") or article_id),
+            "name": clip(row.get("prod_name") or article_id, LONGEST_NAME),
             "kind": clip(" · ".join(v for c in NAMING[1:] if (v := row.get(c)))),
             "photo": self.photos.uri(article_id, size),
         }
@@ -95,7 +95,7 @@ class Photos:
         return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def clip(text: str) -> str:
+def clip(text: str, longest: int = LONGEST) -> str:
     """A product text as it is shown: what is beyond any sensible length is cut, and said so."""
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
+    return text if len(text) <= longest else f"{text[:longest]} … ({len(text):,} characters)"

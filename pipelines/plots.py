@@ -33,6 +33,7 @@ ROW = 0.3
 _STYLE = {
     "svg.hashsalt": "fcr",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a "$" in a shop's text is a dollar
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": INK,

@@ -17,7 +17,7 @@ from pipelines.catalog import fingerprints, read_catalog
 from pipelines.conclusions import CAVEAT, conclusions
 from pipelines.page import Page, clip
 from pipelines.report_captions import audit, captions, gallery, training
-from pipelines.report_recommend import customers, ranking, texts
+from pipelines.report_recommend import customers, ranking, reach, texts
 from pipelines.results import STAGES, manifest_hashes, read_results
 from pipelines.run import Run
 from pipelines.tables import Column, Table
@@ -97,7 +97,8 @@ def _render(page: Page) -> str:
         script=script,
         script_hash=digest,
         missing=[s for s in STAGES if s not in results.manifests and s != "catalogue"],
-        conclusions=conclusions(results),
+        stale=results.stale(),
+        conclusions=conclusions(results, reach(page)),
         caveat=CAVEAT,
         captions=captions(page),
         training=training(page),

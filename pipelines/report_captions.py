@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipelines.results import CATALOGUE, Results, label
 from pipelines.tables import Column, Estimate, Table, Value
 
 WORST = 12
+WORD = re.compile(r"[^\W\d_]+(?:[-'’/][^\W\d_]+)*")
 VERDICTS = ("right", "silent", "contradicting")
 STOPWORDS = frozenset(
     (
@@ -304,7 +306,7 @@ def _variety(texts: Mapping[str, Sequence[str]]) -> Table:
 
 
 def _words_of(text: str) -> list[str]:
-    return [w for w in (raw.strip(".,;:!?()\"'").lower() for raw in text.split()) if w]
+    return WORD.findall(text.lower())
 
 
 def _word_chart(page: Page, texts: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -322,7 +324,7 @@ def _word_chart(page: Page, texts: Mapping[str, Sequence[str]]) -> dict[str, str
     shares = {name: [counts.get(w, 0.0) for w in words] for name, counts in used.items()}
     return page.figure(
         "caption-words",
-        plots.words(shares, [clip(w)[:24] for w in words]),
+        plots.words(shares, [word[:24] for word in words]),
         "The commonest words of the human descriptions, and how often the captions use them.",
     )
 

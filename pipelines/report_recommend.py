@@ -139,16 +139,23 @@ def texts(page: Page) -> dict[str, Any] | None:
         f"Change of {label(metric)} with its 95 % interval; within the grey band these customers "
         "can't reliably tell a change from none.",
     )
-    empty = page.catalog.articles.filter(pl.col("detail_desc").is_null())["article_id"]
-    filled = 0
-    if results.written is not None:
-        filled = int(empty.is_in(results.written["article_id"].implode()).sum())
+    return {"table": page.table(table), "figure": figure}
+
+
+def reach(page: Page) -> dict[str, tuple[int, int]]:
+    """Text setting -> articles whose text differs from the first setting's, of all articles."""
+    from pipelines.augment import article_texts
+
+    settings, written = page.results.settings(), page.results.written
+    if len(settings) < 2 or written is None:
+        return {}
+    captions = dict(written.select("article_id", "caption").iter_rows())
+    ids = page.catalog.articles["article_id"].to_list()
+    human = page.catalog.articles["detail_desc"].to_list()
+    first, *others = (article_texts(ids, human, captions, setting) for setting in settings)
     return {
-        "table": page.table(table),
-        "figure": figure,
-        "empty": len(empty),
-        "filled": filled,
-        "articles": page.catalog.articles.height,
+        setting: (sum(a != b for a, b in zip(first, other, strict=True)), len(ids))
+        for setting, other in zip(settings[1:], others, strict=True)
     }
 
 

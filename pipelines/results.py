@@ -74,6 +74,20 @@ class Results:
         record: dict[str, Any] = self.manifests.get(stage, {}).get("record", {})
         return record
 
+    def stale(self) -> list[str]:
+        """Stages whose numbers rest on other captions than the run holds now."""
+        files = self.manifests.get("caption-items", {}).get("files", {})
+        now = files.get("captions.parquet")
+        inputs = {stage: manifest["inputs"] for stage, manifest in self.manifests.items()}
+        used = {
+            "score-captions": inputs.get("score-captions", {}).get("captions", now),
+            # Lists made before there were captions name none.
+            "recommend": inputs["recommend"].get("captions.parquet")
+            if "recommend" in inputs
+            else now,
+        }
+        return [stage for stage, digest in used.items() if digest != now]
+
     def protocol(self) -> str:
         """How the recommenders were compared, in one line."""
         return str(self.record("recommend").get("protocol", ""))

@@ -149,12 +149,18 @@ def test_an_unavailable_metric_shows_its_reason_and_no_number(runs: Path, page: 
     assert page.said.count("no Java here") >= 5
 
 
-def test_the_opening_says_what_was_found(page: Page) -> None:
+def test_the_opening_says_what_was_found(runs: Path, shop: Path, page: Page) -> None:
     opening = page.said[: page.said.index("Captioners on articles kept from training")]
     assert "improved the captions: on 30 articles kept from training, CIDEr-D went from" in opening
     assert "contradict the article’s own" in opening
     assert "Of 3 recommenders," in opening
     assert "Filling missing descriptions with captions" in opening
+    articles = pl.read_csv(shop / "articles.csv", infer_schema=False)
+    written = pl.read_parquet(runs / "shop/caption-items/captions.parquet")["article_id"]
+    empty = articles.filter(pl.col("detail_desc").is_null())["article_id"]
+    filled = int(empty.is_in(written.implode()).sum())
+    assert 0 < filled < 150
+    assert f"{filled} of 150 articles" in opening
 
 
 def test_the_page_is_self_contained_and_small(html: str, page: Page) -> None:
@@ -249,6 +255,21 @@ def test_absent_stages_are_named_with_their_command(tmp_path: Path, shop: Path) 
     assert "Only one text setting was run" in said
 
 
+def test_stages_of_other_captions_are_named(runs: Path, shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "shop", tmp_path / "shop")
+    with opened(tmp_path, shop) as (run, _):
+        said = Page(report(run).read_text(encoding="utf-8")).said
+        assert "were computed from other captions" not in said
+        with _stage(run, "caption-items", version=2) as (folder, record):
+            written = pl.read_parquet(folder / "captions.parquet")
+            with atomic_file(folder / "captions.parquet") as handle:
+                written.with_columns(caption=pl.lit("a shirt")).write_parquet(handle)
+            record["captioner"] = "fine-tuned"
+        said = Page(report(run).read_text(encoding="utf-8")).said
+        assert "of recommend were computed from other captions than the run holds now" in said
+        assert "fcr recommend --run shop" in said
+
+
 def test_a_changed_artefact_is_refused(runs: Path, shop: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "shop", tmp_path / "shop")
     (tmp_path / "shop/score-captions/consensus/scores.json").write_text("{}")
@@ -289,6 +310,11 @@ def test_effects_are_said_as_sure_as_they_are(runs: Path) -> None:
     assert sure == "not shown"
     assert "no effect is shown" in said
     assert "customers would show a change of 0.0421, up to" in said
+    # Nobody's lists changed: no width, and no claim that the effect is zero.
+    sure, said = sentence(difference=0.0, low=0.0, high=0.0, p_holm=1.0, detectable=0.0)
+    assert sure == "not shown"
+    assert "NDCG@12 is the same for each of" in said
+    assert "four times out of five" not in said
     # An interval beyond zero is not enough once the p-value is corrected for all comparisons.
     assert sentence(difference=0.02, low=0.001, high=0.03, p_holm=0.2)[0] == "not shown"
 
@@ -396,8 +422,8 @@ def _audit(
 
 
 @contextmanager
-def _stage(run: Run, name: str) -> Iterator[tuple[Path, dict[str, object]]]:
-    with run.workspace.stage(name, config={}, inputs={}, seed=0, say=run.say) as stage:
+def _stage(run: Run, name: str, **config: int) -> Iterator[tuple[Path, dict[str, object]]]:
+    with run.workspace.stage(name, config=config, inputs={}, seed=0, say=run.say) as stage:
         yield stage.folder, stage.record
 
 
