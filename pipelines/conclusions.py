@@ -111,7 +111,7 @@ def _captions(results: Results) -> Iterator[Conclusion]:
             "shown" if shown else "not shown",
         )
     else:
-        sentence = f"The {own} captioner's {name} is {now}{where and ', ' + where[:-2]}."
+        sentence = f"The {own} captioner’s {name} is {now}{where and ' ' + where[:-2]}."
         yield Conclusion("captions", figure, unit, sentence, _span(value, 3), "measured")
     known = {
         b: score
