@@ -395,7 +395,9 @@ def _gpu_bytes() -> float:
 
 
 def _build_index(items: NDArray[np.float32], name: str) -> Any:
-    """A FAISS index; the approximate ones keep .95 recall or more of 100,000 real embeddings."""
+    """A FAISS index. Of user profiles over 5,945 MiniLM vectors of H&M texts the approximate ones
+    find: IVF .95, HNSW 1.00, PQ .95. Profiles lie between clusters: IVF with a sixteenth of its
+    lists probed, enough for items as queries (.95), found only .43 of them."""
     import faiss
 
     u, d = items.shape
@@ -421,7 +423,7 @@ def _build_index(items: NDArray[np.float32], name: str) -> Any:
     index = faiss.index_factory(d, recipe, faiss.METRIC_INNER_PRODUCT)
     threads = faiss.omp_get_max_threads()
     if name == "ivf":
-        index.nprobe = max(1, lists // 16)
+        index.nprobe = max(1, lists // 3)
     elif name == "hnsw":
         index.hnsw.efConstruction, index.hnsw.efSearch = 80, 256
     # HNSW's graph depends on the order in which points enter; on few items threads only wait.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,6 +157,41 @@ def test_users_get_the_values_other_tools_give_them(golden, tool):
     for name, want in values[tool].items():
         ours = found[name].value if name.startswith("coverage") else found[name].per_user
         np.testing.assert_allclose(ours, want, atol=1e-9, err_msg=name)
+
+
+def test_movielens_gets_the_means_rectools_gives_it(shared):
+    """The last fifth of each user's ratings as truth, the most rated unseen items as lists."""
+    path = shared / "recsys" / "ml-100k" / "ml-100k.inter"
+    if not path.is_file():
+        pytest.skip("needs ml-100k in the shared data")
+    frame = pl.read_csv(path, separator="\t", new_columns=["user", "item", "rating", "time"])
+    frame = frame.sort("user", "time", "item")
+    late = pl.int_range(pl.len()).over("user") >= pl.len().over("user") * 0.8
+    train, test = frame.filter(~late), frame.filter(late)
+    sets = []
+    for part in (train, test):
+        ids = part["user"].to_numpy() - 1, part["item"].to_numpy() - 1
+        sets.append(sparse.csr_matrix((np.ones(len(part)), ids), shape=(943, 1682)))
+    seen = sets[0].toarray() > 0
+    order = np.argsort(-seen.sum(axis=0), kind="stable")
+    lists = np.array([order[~row[order]][:12] for row in seen], dtype=np.int32)
+    found = score_lists(lists, sets[1], ("ndcg", "ndcg_all", "map_r", "recall", "mrr"), (5, 12))
+    found |= score_catalogue(lists, ("novelty",), (5, 12), n_items=1682, train=sets[0])
+    want = {
+        "ndcg@5": 0.10952920945873337,
+        "ndcg_all@5": 0.10900812584696618,
+        "map_r@5": 0.01858141242723502,
+        "recall@5": 0.03243668897388283,
+        "mrr@5": 0.20307529162248145,
+        "novelty@5": 1.1282994935987698,
+        "ndcg@12": 0.11081864717104958,
+        "ndcg_all@12": 0.10112482263598986,
+        "map_r@12": 0.026566312063271796,
+        "recall@12": 0.06775062594086756,
+        "mrr@12": 0.22884411452810183,
+        "novelty@12": 1.3461721792239283,
+    }
+    assert {name: found[name].value for name in want} == pytest.approx(want, abs=1e-12)
 
 
 def test_metrics_of_the_lists_alone():
