@@ -210,7 +210,8 @@ def _enlist(ids, first, second, left, length):  # type: ignore[no-untyped-def]
     table, n, spans = ids
     if n == spans.shape[0]:
         larger = np.empty((2 * n, 2), np.int64)
-        larger[:n] = spans
+        for s in range(n):  # an assignment of slices takes four seconds to compile
+            larger[s, 0], larger[s, 1] = spans[s, 0], spans[s, 1]
         spans = larger
     _put(table, -1 - _place(table, first, second), first, second, n)
     spans[n, 0] = left

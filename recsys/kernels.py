@@ -320,7 +320,8 @@ def product_top_k(  # type: ignore[no-untyped-def]
         scores, ids, size = out_score[n], out_idx[n], 0
         if n_touched > n_items:  # only with sums that came back to 0
             n_touched = n_items
-            touched[:n_items] = np.arange(n_items)
+            for t in range(n_items):
+                touched[t] = t
         for t in range(n_touched):
             item = touched[t]
             score = np.float32(total[np.uint32(item)])
@@ -394,7 +395,9 @@ def random_top_k(  # type: ignore[no-untyped-def]
 ):
     """k items drawn without replacement (Fisher-Yates on SplitMix64), one stream per row."""
     k = out_idx.shape[1]
-    deck = np.arange(n_items).astype(np.int32)
+    deck = np.empty(n_items, np.int32)
+    for item in range(n_items):
+        deck[item] = item
     swaps = np.empty(n_items, np.int32)
     for n in range(start, stop):
         state = seeds[n]

@@ -213,6 +213,14 @@ def random_events(seed: int, n: int, *, nulls: bool = True) -> pl.DataFrame:
 COLUMNS = {"user": "user", "item": "item", "time": "day"}
 
 
+@pytest.fixture(params=[0, 1 << 24], ids=["kernels", "polars"])
+def either_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "SMALL", request.param)
+
+
+either = pytest.mark.usefixtures("either_reader")
+
+
 @pytest.mark.parametrize("separator", [",", "\t"])
 @pytest.mark.parametrize("line", ["\n", "\r\n"])
 @pytest.mark.parametrize("threads", ["1", "3"])
@@ -220,6 +228,7 @@ def test_text_files_read_like_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str, line: str, threads: str
 ) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+    monkeypatch.setattr(readers, "SMALL", 0)
     monkeypatch.setattr(readers, "PIECE", 10_000)  # many pieces, each thread several
     path = tmp_path / "events.csv"
     frame = random_events(1, 4_000)
@@ -236,6 +245,7 @@ def test_text_files_read_like_the_table(
         monkeypatch.setattr(readers, "_parse", kernel)
 
 
+@either
 def test_universes_of_a_file(tmp_path: Path) -> None:
     frame = random_events(2, 2_000)
     frame.write_csv(tmp_path / "events.csv")
@@ -255,6 +265,7 @@ def test_universes_of_a_file(tmp_path: Path) -> None:
     assert_same(read_interactions(tmp_path / "events.parquet", **COLUMNS, **given), expected)
 
 
+@either
 @pytest.mark.parametrize(
     "line",
     ['2020-01-05,"a",x', "2020-01-05T10:00:00+02:00,a,x", "20200105x,a,x"],
@@ -274,6 +285,7 @@ def test_unusual_text_takes_the_fuller_reader(tmp_path: Path, line: str) -> None
             read_interactions(path, **names)
 
 
+@either
 def test_times_in_files(tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     names = {"user": "user", "item": "item", "time": "t"}
@@ -297,6 +309,7 @@ def test_times_in_files(tmp_path: Path) -> None:
     assert read_interactions(path, **names).dropped == {"dated in the future": 1}
 
 
+@either
 def test_files_without_header_and_recbole_types(tmp_path: Path) -> None:
     path = tmp_path / "train.tsv"
     path.write_text("u1\ti2\t4\nu1\ti1\t5\n")
@@ -308,6 +321,7 @@ def test_files_without_header_and_recbole_types(tmp_path: Path) -> None:
         read_interactions(path, columns=["user_id", "item_id"])
 
 
+@either
 def test_files_that_are_wrong(tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     with pytest.raises(InputError, match="no file"):
@@ -335,6 +349,7 @@ def test_files_that_are_wrong(tmp_path: Path) -> None:
         read_interactions(tmp_path / "events.parquet")
 
 
+@either
 def test_real_files_read_like_polars(shared: Path) -> None:
     path = shared / "hm-sample" / "transactions_train.csv"
     roles = {"user": "customer_id", "item": "article_id", "time": "t_dat"}

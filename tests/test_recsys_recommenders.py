@@ -10,9 +10,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 from recsys import InputError
 from recsys.interactions import Interactions
+from recsys.readers import read_interactions
 from recsys.recommenders import (
     ALS,
     BPR,
@@ -413,10 +416,12 @@ def test_als_scores_are_those_of_implicit() -> None:
     from implicit.cpu.als import AlternatingLeastSquares
 
     train = interactions(random_matrix(6, 50, 30, 0.3))
-    peer = AlternatingLeastSquares(
-        factors=8, regularization=0.01, alpha=1.0, iterations=15, num_threads=1, random_state=3
-    )
-    peer.fit(train.matrix, show_progress=False)
+    with threadpool_limits(1, "blas"):
+        peer = AlternatingLeastSquares(
+            factors=8, regularization=0.01, alpha=1.0, iterations=15, num_threads=1, random_state=3
+        )
+    with threadpool_limits(1, "blas"):
+        peer.fit(train.matrix, show_progress=False)
     mine = ALS(factors=8, seed=3).fit(train)
     np.testing.assert_allclose(mine.item_factors, peer.item_factors, rtol=1e-3, atol=1e-4)
     found, scores = mine.recommend([5], 3, exclude_seen=False)
@@ -493,6 +498,55 @@ def implicit_lists(train: Interactions, kind: str, k: int, n: int) -> tuple[np.n
     peer = getattr(nearest, kind)(K=k, num_threads=1)
     peer.fit(matrix, show_progress=False)
     return peer.recommend(np.arange(train.n_users), matrix, N=n, filter_already_liked_items=False)
+
+
+def read_real(shared: Path, name: str) -> Interactions:
+    folder = shared / "recsys" / name
+    if name == "ml-100k":
+        return read_interactions(folder / "ml-100k.inter")
+    return read_interactions(folder / "train.tsv", columns=["user_id", "item_id", "rating"])
+
+
+@pytest.mark.filterwarnings("ignore:Method expects CSR input")
+@pytest.mark.parametrize("name", ["ml-100k", "allrecipes"])
+def test_itemknn_equals_implicit_on_real_data(shared: Path, name: str) -> None:
+    """Neighbour similarities place by place (implicit is free in the order of ties), then lists."""
+    nearest = pytest.importorskip("implicit.nearest_neighbours")
+    train = read_real(shared, name)
+    matrix = train.matrix.astype(np.float64)
+    matrix.data[:] = 1
+    peer = nearest.CosineRecommender(K=20, num_threads=1)
+    peer.fit(matrix, show_progress=False)
+    mine = ItemKNN(k=20, self_in_k=True).fit(train)
+    indptr, indices, similarity = mine._similar
+    theirs = peer.similarity.tocsr()
+    theirs.sort_indices()
+    assert theirs.nnz == indices.size
+    np.testing.assert_array_equal(theirs.indptr, indptr)
+    differing = 0
+    for item in range(train.n_items):
+        row = slice(indptr[item], indptr[item + 1])
+        expected, found = theirs.data[row], similarity[row]
+        np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-5)
+        differ = np.setxor1d(theirs.indices[row], indices[row])
+        differing += differ.size > 0
+        # Where the neighbours differ, they tie with the last one.
+        last = expected.min()
+        mask = np.isin(indices[row], differ)
+        np.testing.assert_allclose(found[mask], last, rtol=1e-5)
+    assert differing < train.n_items  # some rows are free of ties at the border
+    # The same similarities give the same scores.
+    users = np.arange(0, train.n_users, 7)
+    _, scores = mine.recommend(users, 12, exclude_seen=True)
+    mine_in_theirs = nearest.CosineRecommender(K=20, num_threads=1)
+    mine_in_theirs.similarity = csr_matrix(
+        (similarity.astype(np.float64), indices, indptr), theirs.shape
+    )
+    mine_in_theirs.scorer = nearest.NearestNeighboursScorer(mine_in_theirs.similarity)
+    _, expected = mine_in_theirs.recommend(users, matrix[users], N=12)
+    usable = scores > 0
+    assert usable.mean() > 0.3
+    np.testing.assert_allclose(scores[usable], expected[usable], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
