@@ -165,8 +165,8 @@ def json_items(path: Path, *, chunk: int = 1 << 20) -> Iterator[Any]:
             if not text.startswith("["):
                 raise InputError(f"{path}: expected a JSON array")
             while True:
-                # An item that ends with the buffer may go on ("12" of "123", "1." of "1.5"): take it
-                # only with what may stand behind it.
+                # An item that ends with the buffer may go on ("12" of "123", "1." of "1.5"): take
+                # it only with what may stand behind it.
                 try:
                     at = _skip(text, at)
                     if text.startswith("]", at):
@@ -410,10 +410,10 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path} is not a whole HDF5 file ({error}): get it again") from error
     images = file.get("images")
     shape: tuple[int, ...] = getattr(images, "shape", ())
-    if len(shape) != 4 or shape[1] != 3 or str(images.dtype) != "uint8":
+    if len(shape) != 4 or shape[1] != 3 or str(getattr(images, "dtype", "")) != "uint8":
+        found = "none" if images is None else f"{getattr(images, 'dtype', 'a group')} {shape}"
         file.close()
         raise InputError(
-            f"{path}: expected the dataset `images`, uint8 (n, 3, 256, 256), found "
-            f"{'none' if images is None else f'{images.dtype} {shape}'}"
+            f"{path}: expected the dataset `images`, uint8 (n, 3, 256, 256), found {found}"
         )
     return file

@@ -63,8 +63,8 @@ def read_flickr(folder: Path, *, name: str = "flickr30k") -> Source:
         below = next((p.parent for f in TEXT_FILES for p in sorted(base.glob(f"*/{f}"))), None)
         instead = f", but {below} does: give that" if below else ""
         raise InputError(
-            f"{folder} holds no captions{instead}: expected one of {', '.join(TEXT_FILES)}, a Karpathy "
-            "dataset_*.json, or {part}_images.txt with {part}.1.en.gz"
+            f"{folder} holds no captions{instead}: expected one of {', '.join(TEXT_FILES)}, a "
+            "Karpathy dataset_*.json, or {part}_images.txt with {part}.1.en.gz"
         )
     if collector.text_only:
         collector.tally.add("missing photos", str(base), "the set is text-only")
@@ -129,7 +129,7 @@ def _form(line: str, path: Path) -> tuple[re.Pattern[str], bool]:
     """How the file separates its fields, told by its first line, and whether that is a header."""
     names = [part.strip().strip('"').lower() for part in re.split(r"[|,\t]", line)]
     is_header = names[0] in ("image", "image_name", "filename", "image_id")
-    if "|" in line:
+    if (is_header and "|" in line) or _PIPE.fullmatch(line):
         return _PIPE, is_header
     if re.match(r"[^\t,]+#\d+\s", line):
         return _TOKEN, False
