@@ -252,6 +252,8 @@ def _given(captions: CaptionSet, sizes: Sizes | None, total: int | None, seed: i
     for part, size in wanted.items():
         if part not in by_part:
             raise InputError(f"--size: the files name no part {part!r}; they name {sorted(have)}")
+        if size > have[part]:
+            raise InputError(f"part {part!r} has {have[part]:,} examples, {size:,} were asked for")
         drawn = component_split([[]] * have[part], {part: size}, seed)
         chosen += [e for e, s in zip(by_part[part], drawn, strict=True) if s]
     return CaptionSet(captions.name, tuple(chosen))
