@@ -59,10 +59,10 @@ class _Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 _fail(
-                    f"no space left on the disk while writing {error.filename or 'a file'}: free "
-                    "some, then give the same command again; it goes on from here"
+                    f"no space left while writing {error.filename or 'a file'} ({error.strerror}): "
+                    "free some, then give the same command again; it goes on from here"
                 )
             if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
                 _fail(f"{error.filename or 'a file'} can't be written: {error.strerror}")

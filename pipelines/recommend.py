@@ -21,7 +21,7 @@ from pipelines.augment import article_texts
 from pipelines.catalog import Catalog, fingerprints
 from pipelines.config import ROWS, RecommendConfig
 from pipelines.run import Run, checkpoint, checkpoint_hash
-from pipelines.workspace import atomic_file, write_json
+from pipelines.workspace import write_json, write_table
 
 if TYPE_CHECKING:
     from recsys.encoders import Embeddings
@@ -157,14 +157,10 @@ def _benchmark(
             run.say(f"note: {row.note}")
     record["notes"] = notes
     user_metrics = pl.concat(per_user)
-    with atomic_file(folder / "recommendations.parquet") as handle:
-        pl.concat(lists).write_parquet(handle)
-    with atomic_file(folder / "user_metrics.parquet") as handle:
-        user_metrics.write_parquet(handle)
-    with atomic_file(folder / "differences.csv") as handle:
-        _differences(user_metrics, config, run.config.seed).write_csv(handle)
-    with atomic_file(folder / "metrics.csv") as handle:
-        pl.DataFrame(metrics).write_csv(handle)
+    write_table(folder / "recommendations.parquet", pl.concat(lists))
+    write_table(folder / "user_metrics.parquet", user_metrics)
+    write_table(folder / "differences.csv", _differences(user_metrics, config, run.config.seed))
+    write_table(folder / "metrics.csv", pl.DataFrame(metrics))
 
 
 def _split(catalog: Catalog, config: RecommendConfig) -> Split:

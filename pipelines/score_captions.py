@@ -19,7 +19,7 @@ from pipelines.config import ScoreConfig
 from pipelines.recommend import embed
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import caption_parts
-from pipelines.workspace import atomic_file, read_json, write_json
+from pipelines.workspace import read_json, write_json, write_table
 
 if TYPE_CHECKING:
     from caption.audit import Audit
@@ -172,8 +172,7 @@ def _score(
         test=len(ids),
         lines=[*lines, *_findings(hypotheses, audits)],
     )
-    with atomic_file(folder / "scores.csv") as handle:
-        _table(scores, folder).write_csv(handle)
+    write_table(folder / "scores.csv", _table(scores, folder))
 
 
 def _by_id(captions: pl.DataFrame) -> dict[str, str]:
@@ -253,8 +252,7 @@ def _write_scores(
                 entry |= {"low": interval.low, "high": interval.high}
         found[name] = {"low": None, "high": None, **entry}
     write_json(folder / "scores.json", found)
-    with atomic_file(folder / "caption_scores.parquet") as handle:
-        pl.DataFrame(columns).write_parquet(handle)
+    write_table(folder / "caption_scores.parquet", pl.DataFrame(columns))
 
 
 def _table(
@@ -278,12 +276,13 @@ def _write_texts(
     references: Mapping[str, Sequence[str]],
 ) -> None:
     said = [(i, text, name) for name, texts in hypotheses.items() for i, text in texts.items()]
-    with atomic_file(folder / "captions.parquet") as handle:
-        columns = ["article_id", "caption", "captioner"]
-        pl.DataFrame(said, columns, orient="row").write_parquet(handle)
+    columns = ["article_id", "caption", "captioner"]
+    write_table(folder / "captions.parquet", pl.DataFrame(said, columns, orient="row"))
     meant = [(i, text) for i, texts in references.items() for text in texts]
-    with atomic_file(folder / "references.parquet") as handle:
-        pl.DataFrame(meant, ["article_id", "reference"], orient="row").write_parquet(handle)
+    write_table(
+        folder / "references.parquet",
+        pl.DataFrame(meant, ["article_id", "reference"], orient="row"),
+    )
 
 
 def _compare(
@@ -340,8 +339,7 @@ def _audit(
         audit.per_item.with_columns(pl.lit(name).alias("captioner"))
         for name, audit in audits.items()
     ]
-    with atomic_file(folder / "audit.parquet") as handle:
-        pl.concat(frames).write_parquet(handle)
+    write_table(folder / "audit.parquet", pl.concat(frames))
     return audits
 
 

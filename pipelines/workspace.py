@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import platform
@@ -25,9 +26,12 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pipelines import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PACKAGES = [
     "fcr",
@@ -211,7 +215,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success it replaces `path`, on any error it goes."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as handle:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
@@ -231,6 +235,20 @@ def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
     with atomic_file(path, "w") as handle:
         handle.write(text)
+
+
+def write_table(path: Path, frame: pl.DataFrame) -> None:
+    """Write a frame atomically, as Parquet or CSV by the file's ending.
+
+    Encoded in memory first: polars hides the errno of a full disk in an error of its own.
+    """
+    buffer = io.BytesIO()
+    if path.suffix == ".csv":
+        frame.write_csv(buffer)
+    else:
+        frame.write_parquet(buffer)
+    with atomic_file(path) as handle:
+        handle.write(buffer.getbuffer())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
