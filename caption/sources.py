@@ -31,6 +31,8 @@ FILE_PATH = re.compile(r"\S*\.(?:jpe?g|png|gif|webp|bmp)", re.IGNORECASE)
 PATH_CAPTION = '"caption" that is the path of a file'
 LEAKED_SHARE = 0.01
 """Above this share of a split's captions, those it has in common with train decide its scores."""
+OTHER_JSON = frozenset({"manifest.json", "findings.json", "prepare.json", "description.json"})
+"""Files beside captions that hold none."""
 ID_WORD = re.compile(r"\w*\d{6}\w*")
 
 
@@ -281,7 +283,7 @@ def caption_json(folder: Path) -> list[Path]:
     """Files of a folder that look like caption JSON, the surest kind alone."""
     for pattern in ("dataset_*.json", "captions*.json", "*.json"):
         found = sorted([*folder.glob(pattern), *folder.glob(f"annotations/{pattern}")])
-        found = [f for f in found if f.name not in ("manifest.json", "findings.json")]
+        found = [f for f in found if f.name not in OTHER_JSON]
         if found:
             return found
     return []

@@ -162,7 +162,11 @@ def identify(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise InputError(f"folder {folder} does not exist: give the folder of a dataset")
     found = []
-    if (folder / MARKER).is_file() and (folder / "captions.json").is_file():
+    if (folder / MARKER).is_file():
+        if not (folder / "captions.json").is_file():
+            raise InputError(
+                f"{folder} holds an interrupted `fcr data prepare`: give that command again"
+            )
         found.append(PREPARED)
     if (folder / "articles.csv").is_file():
         found.append(TABLES)
@@ -180,10 +184,8 @@ def identify(folder: Path) -> tuple[str, ...]:
     if not found and caption_json(folder):
         found.append(COCO)
     if not found:
-        unfinished = " (an interrupted `fcr data prepare`: give the command again)"
         raise InputError(
-            f"{folder} holds no dataset that is known"
-            f"{unfinished if (folder / MARKER).is_file() else ''}: expected articles.csv, FACAD's, "
+            f"{folder} holds no dataset that is known: expected articles.csv, FACAD's, "
             "Flickr's or COCO's files, or what `fcr data prepare` wrote"
         )
     return tuple(found)
