@@ -5,7 +5,10 @@
 longest first, without case, accents or hyphens, in singular and plural. `IGNORED` phrases are taken
 out first: in them a garment or colour word names a part, a material or a background.
 
-Checked against all 105,126 described articles of the real catalogue.
+Over the 105,126 human descriptions of the real catalogue the audit finds types right in 98 %,
+contradicting in 1.4 %, and patterns contradicting in 0.7 %: almost all are descriptions shared by
+colour variants, or articles filed under another type. Their few colour words are too few to judge
+the colour tables by.
 """
 
 from __future__ import annotations
@@ -129,11 +132,12 @@ WEAK = frozenset({"weak tie", "weak body", "weak band", "set", "transparent", "m
 
 TYPES = {
     "top": "top, vest top, tank top, tank, camisole, cami, crop top, cropped top, tube top,"
-    "singlet, vest, tunic, halterneck top, bralette top, strappy top",
+    "singlet, vest, halterneck top, bralette top, strappy top",
     "t-shirt": "t shirt, tshirt, tee, tee shirt",
     "polo shirt": "polo shirt, polo, rugby shirt, tennis shirt",
     "shirt": "shirt, overshirt, flannel shirt, shirt jacket, shacket",
-    "blouse": "blouse, tunic, kaftan",
+    "blouse": "blouse, kaftan",
+    "tunic": "tunic",
     "sweater": "jumper, sweater, pullover, sweatshirt, turtleneck, polo neck, rollneck, knitwear,"
     "slipover",
     "cardigan": "cardigan, bolero, shrug",
@@ -214,25 +218,25 @@ TYPES = {
     "set": "set, outfit, two piece, co ord",
 }
 
-_TOPS = "top, t-shirt, polo shirt, blouse, shirt, weak body, bodysuit"
+_TOPS = "top, t-shirt, polo shirt, blouse, tunic, shirt, weak body, bodysuit"
 _KNITS = "sweater, cardigan, hoodie, top"
 _LEGS = "trousers, jeans, leggings, pyjamas"
 _SHOES = "shoes"
 
 TYPE_VALUES = {
-    "Trousers": f"{_LEGS}, jumpsuit, shorts",
-    "Dress": "dress, jumpsuit, blouse, slip, skirt, robe",
-    "Sweater": f"{_KNITS}, t-shirt, poncho, jacket",
-    "T-shirt": f"{_TOPS}, sweater",
-    "Top": f"{_TOPS}, sweater, cardigan, bra, waistcoat, poncho, robe",
-    "Blouse": f"{_TOPS}, dress, jacket, robe, cardigan, sarong",
-    "Jacket": "jacket, coat, waistcoat, hoodie, cardigan, blazer, poncho, sweater, shirt, robe",
-    "Shorts": "shorts, jumpsuit, skirt, trousers, bikini bottom, leggings, pyjamas",
-    "Shirt": "shirt, polo shirt, blouse, jacket, top",
-    "Vest top": f"{_TOPS}, bra, pyjamas, waistcoat",
+    "Trousers": f"{_LEGS}, jumpsuit",
+    "Dress": "dress, slip, robe, tunic",
+    "Sweater": f"{_KNITS}, poncho",
+    "T-shirt": "top, t-shirt, polo shirt, shirt, weak body, bodysuit, sweater, tunic",
+    "Top": f"{_TOPS}, sweater, cardigan, bra, waistcoat, poncho",
+    "Blouse": f"{_TOPS}, robe",
+    "Jacket": "jacket, coat, waistcoat, hoodie, cardigan, blazer, poncho, shirt",
+    "Shorts": "shorts, jumpsuit, bikini bottom, leggings, pyjamas",
+    "Shirt": "shirt, polo shirt, blouse, jacket, top, tunic",
+    "Vest top": "top, t-shirt, polo shirt, weak body, bodysuit, bra, pyjamas, waistcoat, tunic",
     "Underwear bottom": "briefs, shorts, leggings, bikini bottom, weak body",
-    "Skirt": "skirt, shorts, dress, sarong",
-    "Hoodie": "hoodie, sweater, top, jacket, cardigan, t-shirt, jumpsuit",
+    "Skirt": "skirt, sarong",
+    "Hoodie": "hoodie, sweater, top, jacket, cardigan, jumpsuit",
     "Bra": "bra, top, briefs, weak body, bodysuit",
     "Socks": "socks, tights, slippers",
     "Leggings/Tights": "leggings, tights, trousers, jeans, shorts",
@@ -242,12 +246,12 @@ TYPE_VALUES = {
     "Swimwear bottom": "bikini bottom, briefs, shorts, swimsuit",
     "Bag": "bag, backpack, wallet, case",
     "Earring": "earrings",
-    "Jumpsuit/Playsuit": "jumpsuit, bodysuit, pyjamas, shorts, swimsuit, trousers, dress",
+    "Jumpsuit/Playsuit": "jumpsuit, bodysuit, pyjamas, shorts, swimsuit, trousers",
     "Pyjama set": "pyjamas, nightdress, top, t-shirt, shirt, shorts, trousers, jumpsuit, set",
-    "Blazer": "blazer, jacket, coat, cardigan, shirt",
+    "Blazer": "blazer, jacket, coat, cardigan",
     "Boots": f"{_SHOES}, boots, trainers, heels",
     "Scarf": "scarf, poncho, sarong",
-    "Bodysuit": "bodysuit, weak body, top, t-shirt, jumpsuit, swimsuit, blouse, dress",
+    "Bodysuit": "bodysuit, weak body, top, t-shirt, jumpsuit, swimsuit",
     "Hair/alice band": "hair accessory, weak band, scarf, hat",
     "Bikini top": "bikini top, top, bra, swimsuit",
     "Sandals": f"{_SHOES}, sandals, heels, flats, slippers",
@@ -256,7 +260,7 @@ TYPE_VALUES = {
     "Necklace": "necklace, bracelet, set",
     "Cap/peaked": "cap, hat",
     "Underwear Tights": "tights, leggings, socks",
-    "Coat": "coat, jacket, poncho, cardigan, waistcoat, robe",
+    "Coat": "coat, jacket, poncho, cardigan, waistcoat",
     "Belt": "belt, bag, braces",
     "Polo shirt": "polo shirt, shirt, t-shirt, top, sweater",
     "Hat/brim": "hat, cap",

@@ -42,6 +42,8 @@ def one(field: str, caption: str, **article: str) -> str:
         ("a t - shirt", "T-shirt", "right"),
         ("a tshirt", "Top", "right"),
         ("a t-shirt", "Shirt", "contradicting"),
+        ("a blouse", "Dress", "contradicting"),
+        ("a tunic", "Dress", "right"),
         ("a shirt and blue jeans", "Trousers", "right"),  # a second garment is no mistake
         ("a hat", "Trousers", "contradicting"),
         ("scarves", "Scarf", "right"),
@@ -211,8 +213,8 @@ def test_real_descriptions_rarely_contradict(shared: Path) -> None:
     ).filter(pl.col("detail_desc").is_not_null())
     articles = articles.sample(3000, seed=0)
     audit = audit_captions(articles.select("article_id", caption="detail_desc"), articles)
-    assert audit.rates["type"]["right"]["value"] > 0.98
-    assert audit.rates["type"]["contradicting"]["value"] < 0.012
+    assert audit.rates["type"]["right"]["value"] > 0.97
+    assert audit.rates["type"]["contradicting"]["value"] < 0.02
     assert audit.rates["pattern"]["contradicting"]["value"] < 0.012
     assert audit.rates["colour"]["contradicting"]["value"] < 0.003
     # Shuffled, the same texts contradict: the audit can tell right from wrong.
