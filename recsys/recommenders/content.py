@@ -125,6 +125,7 @@ def tfidf_vectors(
     Returns:
         CSR (n, n_terms) float32 and valid (n,) bool, False where the text is missing or blank.
     """
+    from scipy import sparse
     from sklearn.feature_extraction.text import (  # type: ignore[import-untyped, unused-ignore]
         TfidfVectorizer,
     )
@@ -140,10 +141,13 @@ def tfidf_vectors(
         token_pattern=r"(?u)\b\w+\b",  # noqa: S106
     )
     try:
-        model.fit(distinct)
+        known = model.fit_transform(distinct)
     except ValueError as error:
         raise InputError(f"no words in {len(plain)} article texts: {error}") from error
-    vectors = model.transform(plain)
+    row = {text: i for i, text in enumerate(distinct)}
+    nothing = sparse.csr_matrix((1, known.shape[1]), dtype=np.float32)
+    rows = [row.get(text, len(distinct)) for text in plain]
+    vectors = sparse.csr_matrix(sparse.vstack([known, nothing]).tocsr()[rows])
     return vectors, np.diff(vectors.indptr) > 0
 
 
