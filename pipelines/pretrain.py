@@ -41,7 +41,7 @@ Progress = Callable[[str, int, int, float], None]
 """Called as progress(name, step, steps, loss); the drawing of photos reports as name "draw"."""
 
 MODELS = ("blip", "clip", "resnet", "sbert")
-STEPS: Mapping[str, int] = {"blip": 3200, "clip": 1500, "resnet": 700, "sbert": 1000}
+STEPS: Mapping[str, int] = {"blip": 3200, "clip": 1000, "resnet": 600, "sbert": 800}
 SIDE = 96
 """Photos are squeezed to SIDE x SIDE pixels: BLIP and CLIP know only square images."""
 
@@ -400,6 +400,8 @@ def _train_resnet(
     rng: np.random.Generator,
     tick: Callable[[int, float], None],
 ) -> int:
+    from PIL import Image
+    from torch.nn.functional import normalize
     from transformers import ResNetConfig, ResNetModel, ViTImageProcessorPil
 
     widths = [24, 48, 80, 128]
@@ -410,14 +412,18 @@ def _train_resnet(
     )
     # ConvNext's own processor, which real ResNets use, would crop hems and necklines away
     images = ViTImageProcessorPil(
-        size={"height": SIDE, "width": SIDE}, image_mean=RESNET_MEAN, image_std=RESNET_STD
+        size={"height": SIDE, "width": SIDE},
+        resample=Image.Resampling.BICUBIC,  # as the corpus is; ViT's own default is bilinear
+        image_mean=RESNET_MEAN,
+        image_std=RESNET_STD,
     )
     heads = _TraitHeads(corpus, widths[-1], ("garment_type", "colour", "pattern"))
 
     def loss_of(step: int) -> torch.Tensor:
         rows = rng.integers(len(corpus.traits), size=batch)
         pooled = model(_photos(corpus, rows, RESNET_MEAN, RESNET_STD, rng)).pooler_output
-        return heads.loss(pooled.flatten(1), rows)
+        # vectors of one length, because they are compared by cosine afterwards
+        return heads.loss(16 * normalize(pooled.flatten(1), dim=1), rows)
 
     _fit([model, heads.module], loss_of, steps, 3e-3, tick)
     _save(model, folder)
