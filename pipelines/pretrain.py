@@ -112,7 +112,8 @@ def rebuild(
 
     The result depends on the arguments and on the number of torch threads, nothing else.
     `steps` gives optimiser steps per model (default STEPS), `photos` the number of articles drawn
-    to learn from, `workers` the drawing processes (default: one per core).
+    to learn from, `workers` the drawing processes (default: one per core; a script that asks for
+    more than one has to call this under ``if __name__ == "__main__":``).
 
     Raises InputError for an unknown name, a missing step count, or fewer photos than a batch.
     """
