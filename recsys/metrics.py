@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -309,7 +308,7 @@ def _code(name: str) -> int:
     return names.index(name)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@kernels.jit
 def _relevance_kernel(  # type: ignore[no-untyped-def]
     lists, start, items, cutoffs, codes, discount, ideal, out, begin, end
 ):
