@@ -59,7 +59,7 @@ def meteor(
     except JavaError as error:
         return [Unavailable("meteor", str(error))]
     definition = ["meteor", "jar:1.5", "lang:en", "norm:yes", *([f"cut:{cut}"] if cut else [])]
-    signature = corpus.signature(*definition)
+    signature = corpus.signature(*definition, package=corpus.backend)
     return [Score("meteor", values[-1], np.array(values[:-1]), signature)]
 
 
