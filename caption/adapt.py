@@ -49,7 +49,7 @@ class AdaptConfig:
     """LoRA: rank of each update."""
     alpha: float = 32.0
     """LoRA: updates are scaled by alpha / rank (by alpha / sqrt(rank) under rslora)."""
-    dropout: float = 0.05
+    dropout: float = 0.1
     """LoRA: dropout on the adapters' inputs."""
     rslora: bool = False
     """Rank-stabilised LoRA (arXiv 2312.03732)."""

@@ -38,13 +38,13 @@ class TrainConfig:
 
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     """Which weights learn."""
-    steps: int = 600
+    steps: int = 200
     """Updates of the weights: the whole budget."""
     batch_size: int = 32
     """Captions an update."""
     accumulate: int = 1
     """Parts that a batch is computed in, to save memory; the update is the same."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Peak of the schedule (2e-5 to 1e-4 for checkpoints of BLIP-base size)."""
     min_learning_rate: float = 0.0
     """Where the cosine ends."""
