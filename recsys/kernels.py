@@ -19,9 +19,9 @@ import numba
 import numpy as np
 from numba.extending import intrinsic
 
-BLOCK_ROWS = 65_536  # rows of one block of the inverted index: local ids fit in uint16
+BLOCK_ROWS = 65_536  # rows of a block of the inverted index: local numbers fit in uint16
 SCAN = 256  # counters whose maximum is taken at once
-AHEAD = 2  # lists that are fetched before they are needed
+AHEAD = 4  # lists that are fetched before they are needed
 SPARSE = 24  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
 
 
@@ -453,7 +453,7 @@ def block_index(indptr, indices, order, block_ptr, block_rows):  # type: ignore[
             row = order[position]
             for p in range(indptr[row], indptr[row + 1]):
                 c = indices[p]
-                block_rows[first + ptr[c]] = np.uint16(position - lo)
+                block_rows[first + ptr[c]] = position - lo
                 ptr[c] += 1
         for c in range(n_cols, 0, -1):
             ptr[c] = ptr[c - 1]
@@ -519,6 +519,8 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
                     continue
             touched = np.int64(0)
             for p in range(q_lo, q_hi):
+                if p + 2 * AHEAD < q_hi:
+                    _prefetch(ptr, np.uint64(indices[p + 2 * AHEAD]))
                 if p + AHEAD < q_hi:
                     c = indices[p + AHEAD]
                     far, end = np.uint64(ptr[c]), np.uint64(ptr[c + 1])
