@@ -207,12 +207,27 @@ def caption_items(captioner: str | None, **options: Any) -> None:
     metavar="DIR",
     help="With --hypotheses: folder of photos named by id, for CLIPScore.",
 )
+@click.option(
+    "--training",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --hypotheses: texts the captioner learned from, for `verbatim` and `attributes`.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["fcr", "pycocoevalcap"]),
+    default="fcr",
+    show_default=True,
+    help="With --hypotheses: `pycocoevalcap` runs the original scorers.",
+)
 def score_captions(
     hypotheses: Path | None,
     references: Path | None,
     out: Path | None,
     metrics: str | None,
     images: Path | None,
+    training: Path | None,
+    backend: Any,
     **options: Any,
 ) -> None:
     """Score captions against references, and audit them against the articles' own fields."""
@@ -231,6 +246,8 @@ def score_captions(
             out=out or Path("scores"),
             metrics=names,
             images=images,
+            training=training,
+            backend=backend,
             say=click.echo,
         )
         click.echo(f"wrote {path}")

@@ -23,7 +23,7 @@ from pipelines.workspace import read_json, write_json, write_table
 
 if TYPE_CHECKING:
     from caption.audit import Audit
-    from caption.metrics import Score, Unavailable
+    from caption.metrics import Backend, Score, Unavailable
     from caption.records import CaptionSet
 
 STAGE = "score-captions"
@@ -35,8 +35,10 @@ SCORES = {
     **dict.fromkeys(("signature", "unavailable"), pl.String),
 }
 """Columns of scores.csv."""
-COMPARED = ("cider-d", "rouge-l")
-"""Metrics whose corpus value is the mean of the items, compared in pairs."""
+NO_MEANS = ("bleu", "meteor", "distinct")
+"""Metrics whose corpus value is no mean of items: an interval of the items' mean is not theirs."""
+NO_RANKING = ("length", "distinct", "verbatim")
+"""What describes captions without saying which are better."""
 
 
 def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
@@ -94,6 +96,8 @@ def score_files(
     out: Path,
     metrics: Sequence[str] | None = None,
     images: Path | None = None,
+    training: Path | None = None,
+    backend: Backend = "fcr",
     say: Callable[[str], None] = print,
 ) -> Path:
     """Score any captions: no run, nothing else of fcr needed.
@@ -106,15 +110,17 @@ def score_files(
             {unavailable: reason}}) and `caption_scores.parquet` (one row an item).
         metrics: names; None takes the defaults.
         images: folder with one photo per id, for metrics that look at it.
+        training: file of the texts the captioner learned from, for `verbatim` and `attributes`.
+        backend: `pycocoevalcap` runs the original BLEU, ROUGE-L, CIDEr-D and METEOR instead.
         say: receives lines for the user.
 
     Raises:
         InputError: files that can't be read or don't belong together, unknown metric.
     """
     from caption.metrics import score_captions as measure
-    from caption.metrics.files import read_pair
+    from caption.metrics.files import read_pair, read_references
 
-    pair = read_pair(hypotheses, references)
+    pair = read_pair(hypotheses, references, subset=True)
     if pair.excluded:
         some = next(iter(pair.excluded))
         say(f"note: {len(pair.excluded):,} items are left out, e.g. {some}: {pair.excluded[some]}")
@@ -123,8 +129,16 @@ def score_files(
     if images is not None:
         found = {path.stem: path for path in sorted(images.rglob("*")) if path.is_file()}
         photos = {item: found[item] for item in pair.hypotheses if item in found}
+    texts: list[str] = []
+    if training is not None:
+        texts = [text for own in read_references(training)[0].values() for text in own]
     scores = measure(
-        pair.hypotheses, pair.references, tuple(metrics or config.metrics), images=photos
+        pair.hypotheses,
+        pair.references,
+        tuple(metrics or config.metrics),
+        images=photos,
+        training=texts,
+        backend=backend,
     )
     _write_scores(out, list(pair.hypotheses), scores, config.bootstrap, seed=0)
     frame = _table({hypotheses.stem: scores}, out.parent, {hypotheses.stem: out})
@@ -246,8 +260,7 @@ def _write_scores(
         entry: dict[str, Any] = {"value": score.value, "signature": score.signature}
         if score.per_item is not None:
             columns[name] = score.per_item
-            # Corpus BLEU and METEOR are no means of items: an interval of the mean is not theirs.
-            if abs(float(np.mean(score.per_item)) - score.value) < 1e-9:
+            if not name.startswith(NO_MEANS):
                 interval = bootstrap_mean(score.per_item, seed=seed, n_resamples=resamples)
                 entry |= {"low": interval.low, "high": interval.high}
         found[name] = {"low": None, "high": None, **entry}
@@ -291,32 +304,30 @@ def _compare(
     resamples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """The run's captioner against each other one, item by item, Holm-corrected together."""
-    from caption.metrics import Score
-    from recsys.significance import holm, paired_bootstrap
+    """The run's captioner against each other one, item by item; all p-values corrected together."""
+    from caption.metrics.compare import adjust, compare_captioners
 
+    own = {m: score for m, score in scores[label].items() if not m.startswith(NO_RANKING)}
     pairs: list[dict[str, Any]] = []
     for other in scores:
-        for metric in COMPARED:
-            own, their = scores[label].get(metric), scores[other].get(metric)
-            if other == label or not isinstance(own, Score) or not isinstance(their, Score):
-                continue
-            assert own.per_item is not None
-            assert their.per_item is not None
-            found = paired_bootstrap(own.per_item, their.per_item, seed=seed, n_resamples=resamples)
+        if other == label:
+            continue
+        for found in compare_captioners(
+            own, scores[other], seed=seed, n_resamples=resamples, correction="none"
+        ):
             pairs.append(
                 {
                     "captioner": label,
                     "against": other,
-                    "metric": metric,
-                    "difference": found.estimate,
+                    "metric": found.metric,
+                    "difference": found.difference,
                     "low": found.low,
                     "high": found.high,
                     "p": found.p_value,
                     "n": found.n,
                 }
             )
-    adjusted: Iterable[float] = holm([pair["p"] for pair in pairs]) if pairs else ()
+    adjusted = adjust([pair["p"] for pair in pairs], "holm")
     return [{**pair, "p_adjusted": float(p)} for pair, p in zip(pairs, adjusted, strict=True)]
 
 
