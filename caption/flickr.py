@@ -23,6 +23,7 @@ from pathlib import Path
 from caption import InputError
 from caption.sources import PARTS, Collector, Source, caption_json, photo_files, read_coco
 
+# The last two are FACAD's in the same form.
 TEXT_FILES = (
     "results.csv", "captions.txt", "captions.csv", "Flickr8k.token.txt", "Flickr8k.token",
     "results_20130124.token", "train_title.txt", "train_description.txt",

@@ -294,7 +294,7 @@ def photo_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for depth in range(4):
         for path in sorted(folder.glob("*/" * depth + "*.*")):
-            if path.suffix.lower() in PHOTO_SUFFIXES:
+            if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
                 found.setdefault(path.name, path)
     return found
 

@@ -26,7 +26,7 @@ import polars as pl
 
 from caption.facad import export_photos, read_facad
 from caption.flickr import read_flickr
-from caption.records import CaptionExample, CaptionSet, component_split
+from caption.records import CaptionSet
 from caption.sources import (
     Finding,
     Source,
@@ -34,12 +34,11 @@ from caption.sources import (
     photo_files,
     product_groups,
     read_coco,
-    same_photos,
-    split_leak_free,
     text_findings,
 )
 from pipelines import InputError
 from pipelines.catalog import Catalog, fingerprints, read_catalog
+from pipelines.data_split import EIGHTY_TEN_TEN, POLICIES, Protocol, Sizes, cut
 from pipelines.workspace import (
     Workspace,
     atomic_file,
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 
 MARKER = "prepare.json"
 """Says that the folder is ours before there is a manifest."""
-EIGHTY_TEN_TEN = {"train": 0.8, "validation": 0.1, "test": 0.1}
-POLICIES = ("leak-free", "given", "random", "in-order")
 OURS = (
     "captions.json", "findings.json", "category_map.json", "attributes.json", "articles.csv",
     "customers.csv", "transactions_train.csv", "manifest.json",
@@ -64,19 +61,6 @@ TABLES = ("articles", "customers", "purchases")
 FILES = {"purchases": "transactions_train"}
 LARGE = frozenset({".hdf5", ".h5", ".zip"})
 READ = frozenset({".json", ".csv", ".txt", ".gz", ".token", ".en"})
-
-Sizes = Mapping[str, float | int]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a set is cut into parts."""
-
-    split: str
-    """leak-free: no product, text or photo on two sides; given: the publisher's parts; random: by
-    example; in-order: train first, then test, then validation."""
-    sizes: Sizes | None = None
-    """Part -> count or share; None: all of what is given, else 80/10/10."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +91,7 @@ def prepare(
         dataset: a key of `DATASETS`.
         source: folder of the raw files.
         out: folder to write; new, empty, or of an earlier call.
-        split: one of `POLICIES`; None takes the publisher's parts where every example has one (not
+        split: one of `POLICIES`; None takes the publisher's parts where the files name them (not
             for FACAD, whose parts share texts), else leak-free.
         sizes: examples a part (counts, shares, one -1 for the rest) or altogether.
         as_published: cut as the published comparison did, leaks included.
@@ -134,10 +118,12 @@ def prepare(
         raise InputError("--as-published fixes split and sizes: leave out --split and --size")
     if split is not None and split not in POLICIES:
         raise InputError(f"--split {split!r}: expected one of {', '.join(POLICIES)}")
+    if isinstance(sizes, Mapping):
+        sizes = dict(sorted(sizes.items()))  # their order decides ties
     inputs = _inputs(dataset, source, out)
     config: dict[str, Any] = {
         "dataset": dataset, "source": str(source), "split": split, "as_published": as_published,
-        "sizes": dict(sizes) if isinstance(sizes, Mapping) else sizes, "tagger": tagger,
+        "sizes": sizes, "tagger": tagger,
     }  # fmt: skip
     _claim(out, {"dataset": dataset, "key": content_key([config, inputs, seed])}, source)
     with Workspace(out.parent).stage(
@@ -167,96 +153,6 @@ def prepare(
         counts = ", ".join(f"{name} {n:,}" for name, n in parts.items())
         say(f"{len(captions):,} of {len(found.captions):,} examples, {protocol.split}: {counts}")
     return path
-
-
-def parse_size(text: str) -> Sizes | int:
-    """`1000`, or `train=10000,validation=1000,test=0.1`.
-
-    Raises:
-        InputError: anything else.
-    """
-    try:
-        if "=" not in text:
-            total = int(text)
-            if total < 1:
-                raise ValueError
-            return total
-        pairs = [part.split("=") for part in text.split(",")]
-        return {name.strip(): _number(value.strip()) for name, value in pairs}
-    except ValueError:
-        raise InputError(
-            f"--size {text!r}: expected a number of examples, or parts like "
-            "train=10000,validation=1000,test=2000 (counts, shares such as 0.1, one -1 for the "
-            "rest)"
-        ) from None
-
-
-def cut(source: Source, protocol: Protocol, total: int | None, seed: int) -> CaptionSet:
-    """The source's examples with the protocol's parts; those that fit none are left out.
-
-    total: draw so many examples altogether, in the protocol's proportions.
-
-    Raises:
-        InputError: the parts don't fit the examples, or none are given.
-    """
-    captions = source.captions
-    n = len(captions)
-    if total is not None and total > n:
-        raise InputError(f"--size {total}: the set has only {n:,} examples")
-    if protocol.split == "given":
-        return _given(captions, protocol.sizes, total, seed)
-    sizes = protocol.sizes or EIGHTY_TEN_TEN
-    if total is not None:
-        sizes = scaled(total, sizes)
-    if protocol.split == "leak-free":
-        photos = same_photos(captions)
-        groups = {
-            e.id: [*source.groups.get(e.id, ()), *([photos[e.id]] if e.id in photos else [])]
-            for e in captions.examples
-        }
-        cut_set = split_leak_free(captions, groups, sizes, seed)
-    elif protocol.split == "random":
-        cut_set = captions.with_splits(component_split([[]] * n, sizes, seed))
-    else:
-        counts = scaled(total or n, sizes)
-        order = [p for p in ("train", "test", "validation") for _ in range(counts.get(p, 0))]
-        cut_set = captions.with_splits([*order, *[""] * (n - len(order))])
-    return CaptionSet(captions.name, tuple(e for e in cut_set.examples if e.split))
-
-
-def scaled(total: int, weights: Sizes) -> dict[str, int]:
-    """`total` dealt in proportion to the weights; what rounding leaves goes to the largest."""
-    whole = sum(weights.values())
-    counts = {part: int(total * weight / whole) for part, weight in weights.items()}
-    largest = max(counts, key=lambda part: counts[part])
-    counts[largest] += total - sum(counts.values())
-    return counts
-
-
-def _given(captions: CaptionSet, sizes: Sizes | None, total: int | None, seed: int) -> CaptionSet:
-    by_part: dict[str, list[CaptionExample]] = {}
-    for e in captions.examples:
-        if e.split:
-            by_part.setdefault(e.split, []).append(e)
-    if not by_part:
-        raise InputError(
-            f"{captions.name}: the files name no parts: get the publisher's split files, or use "
-            "--split leak-free"
-        )
-    if sizes is None and total is None:
-        return CaptionSet(captions.name, tuple(e for part in by_part.values() for e in part))
-    have = {part: len(examples) for part, examples in by_part.items()}
-    wanted = scaled(min(total, sum(have.values())), have) if total else sizes
-    assert wanted is not None
-    chosen: list[CaptionExample] = []
-    for part, size in wanted.items():
-        if part not in by_part:
-            raise InputError(f"--size: the files name no part {part!r}; they name {sorted(have)}")
-        if size > have[part]:
-            raise InputError(f"part {part!r} has {have[part]:,} examples, {size:,} were asked for")
-        drawn = component_split([[]] * have[part], {part: size}, seed)
-        chosen += [e for e, s in zip(by_part[part], drawn, strict=True) if s]
-    return CaptionSet(captions.name, tuple(chosen))
 
 
 def _protocol(
@@ -403,10 +299,6 @@ def _inputs(dataset: str, source: Path, out: Path) -> dict[str, str]:
     return {**found, "photos": content_key(status)}
 
 
-def _number(value: str) -> float | int:
-    return float(value) if "." in value else int(value)
-
-
 DATASETS: dict[str, Dataset] = {
     "hm": Dataset(
         _read_hm, Protocol("leak-free", EIGHTY_TEN_TEN), Protocol("random", EIGHTY_TEN_TEN)
@@ -428,6 +320,6 @@ DATASETS: dict[str, Dataset] = {
     ),
     "coco": Dataset(read_coco, Protocol("leak-free", EIGHTY_TEN_TEN), Protocol("given")),
 }
-"""Name -> reader, usual and published protocol: H&M by article at random (R3's thesis), FACAD's
+"""Name -> reader, usual and published protocol: H&M by article at random, FACAD's
 parts drawn down to 10,000/1,000/2,000, a random third of Flickr30k, the parts the others come with.
 """

@@ -77,8 +77,8 @@ def get(name: str | None, out: Path | None, accepted: bool, client: str) -> None
 )
 def prepare(dataset: str, source: Path, out: Path, size: str | None, **options: Any) -> None:
     """Raw files to a caption set with splits, and for hm checked tables."""
-    from pipelines.data import parse_size
     from pipelines.data import prepare as command
+    from pipelines.data_split import parse_size
 
     sizes = parse_size(size) if size else None
     with _progress() as progress:

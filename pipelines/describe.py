@@ -20,6 +20,7 @@ from caption.sources import Finding
 from pipelines import InputError, plots
 from pipelines.catalog import Catalog, read_catalog
 from pipelines.data_check import (
+    FACAD,
     TABLES,
     PhotoScan,
     identify,
@@ -94,7 +95,7 @@ def describe_data(
     facts["captions"] = _captions(examples)
     facts["categories"] = _common(Counter(e.category for e in examples if e.category))
     facts["attributes"] = _common(Counter(a for e in examples for a in e.attributes))
-    if photos:
+    if photos and holds[0] != FACAD:  # whose photos are inside HDF5 files, all 256 x 256
         pictures = [(e.id, e.image) for e in examples if e.image is not None]
         facts["photos"] = _photos(scan_photos(pictures, progress), len(examples) - len(pictures))
     return facts

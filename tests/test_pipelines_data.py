@@ -16,7 +16,8 @@ from caption.records import CaptionExample, CaptionSet, normalise_text
 from caption.sources import Source
 from pipelines import InputError
 from pipelines.catalog import read_catalog
-from pipelines.data import Protocol, cut, parse_size, prepare, scaled
+from pipelines.data import prepare
+from pipelines.data_split import Protocol, cut, parse_size, scaled
 
 HEADER = (
     "article_id,product_code,prod_name,product_type_name,graphical_appearance_name,"
@@ -165,6 +166,13 @@ def test_facad_photos_are_written_for_the_chosen_rows(tmp_path: Path) -> None:
     assert all(e.image is not None and e.image.is_file() for e in prepared.examples)
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 10
     assert "images/train" in path.read_text()
+    (tmp_path / "out" / "manifest.json").unlink()  # as if killed before the end
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.jpg")}
+    path = prepare(
+        "facad", tmp_path / "raw", tmp_path / "out", split="given", sizes=sizes, say=silent
+    )
+    assert CaptionSet.load(path) == prepared
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.jpg")} == written
     prepare("facad", tmp_path / "raw", tmp_path / "out", sizes=6, seed=1, say=silent)
     assert len(list((tmp_path / "out").rglob("*.jpg"))) == 6  # photos of other rows are gone
     with pytest.raises(InputError, match="'train' has 12 examples, 10,000 were"):
