@@ -229,6 +229,7 @@ def test_the_description_counts_what_is_there(tmp_path: Path) -> None:
     facts = describe_data(shop(tmp_path))
     assert facts["captions"]["captions"] == 2
     assert facts["captions"]["missing"] == 1
+    assert facts["captions"]["a_photo"] == {"0": 1, "1": 2}
     assert facts["captions"]["words"]["median"] == 3.0  # 2 and 4 words
     assert facts["captions"]["of_words"] == [0, 0, 1, 0, 1]
     common = dict(facts["captions"]["common"]["top"])
