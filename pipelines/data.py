@@ -15,9 +15,10 @@ The folder it writes:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,9 +127,11 @@ def prepare(
         "sizes": sizes, "tagger": tagger,
     }  # fmt: skip
     _claim(out, {"dataset": dataset, "key": content_key([config, inputs, seed])}, source)
-    with Workspace(out.parent).stage(
-        out.name, config=config, inputs=inputs, seed=seed, say=say
-    ) as stage:
+    stages = Workspace(out.parent)
+    with (
+        _leaves_nothing(out),
+        stages.stage(out.name, config=config, inputs=inputs, seed=seed, say=say) as stage,
+    ):
         path = stage.path("captions.json")
         if stage.reused:
             return path
@@ -280,6 +283,18 @@ def _claim(out: Path, marker: dict[str, Any], source: Path) -> None:
             path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARKER, marker)
+
+
+@contextlib.contextmanager
+def _leaves_nothing(out: Path) -> Iterator[None]:
+    """A refused call leaves no folder that holds our marker alone."""
+    try:
+        yield
+    except ValueError:  # the InputErrors
+        if [path.name for path in out.iterdir()] == [MARKER]:
+            (out / MARKER).unlink()
+            out.rmdir()
+        raise
 
 
 def _inputs(dataset: str, source: Path, out: Path) -> dict[str, str]:

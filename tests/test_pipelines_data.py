@@ -247,7 +247,7 @@ def test_wrong_arguments_leave_nothing_behind(
     call: dict[str, Any] = {"dataset": "flickr8k", "source": flickr(tmp_path / "raw"), **arguments}
     with pytest.raises(InputError, match=words):
         prepare(out=tmp_path / "out", say=silent, **call)
-    assert not (tmp_path / "out" / "captions.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_attributes_are_the_vocabularys_words_and_the_category_map_is_learned(
