@@ -204,6 +204,20 @@ def test_parts_have_the_sizes_asked_for() -> None:
     assert scaled(10, {"a": 1, "b": 1, "c": 1}) == {"a": 4, "b": 3, "c": 3}
 
 
+def test_equal_photos_stay_together(tmp_path: Path) -> None:
+    """Twelve pairs of one photo each, of products and texts of their own, over two halves."""
+    examples = []
+    for i in range(24):
+        path = tmp_path / f"{i}.jpg"
+        Image.new("RGB", (8, 8), (i // 2 * 20, 0, 0)).save(path)
+        examples.append(CaptionExample(str(i), path, (f"text {i}",)))
+    source = Source(CaptionSet("x", tuple(examples)))
+    halves = cut(source, Protocol("leak-free", {"train": 0.5, "test": 0.5}), None, 0).examples
+    sides = {e.id: e.split for e in halves}
+    assert Counter(sides.values()) == {"train": 12, "test": 12}
+    assert all(sides[str(i)] == sides[str(i + 1)] for i in range(0, 24, 2))
+
+
 def test_given_parts_are_drawn_from() -> None:
     two = [*numbered(80, "train").captions.examples]
     two += [CaptionExample(f"t{i}", None, ("t",), split="test") for i in range(20)]
