@@ -130,37 +130,46 @@ def open_run(
         run: its name; default: the data folder's name, or `demo`.
         data: a folder in Kaggle's H&M layout; default: the one the run was first given, or the
             embedded catalogue, which is drawn into the run when it isn't there.
-        config: a Config, a YAML file or a preset's name; default: the defaults.
-        overrides: `section.key=value` over it.
+        config: a Config, a YAML file or a preset's name; default: the one the run was last given
+            (a file or preset, which the run remembers), or the defaults.
+        overrides: `section.key=value` over it; for this call only.
         runs: folder that holds all runs.
         say: receives lines for the user.
 
     Raises:
         InputError: bad name, configuration or data, or another process holds the run.
     """
-    settings = config if isinstance(config, Config) else load_config(config, overrides)
     if data is not None and not Path(data).is_dir():
         # Refuse before anything is created, so that a typing mistake leaves no empty run behind.
         read_catalog(Path(data), purchases=False)
     name = run or (Path(data).resolve().name if data is not None else DEMO)
+    known = read_json(Path(runs) / name / "run.json") or {}
+    if isinstance(config, Config):
+        settings = config
+    else:
+        config = config if config is not None else known.get("config")
+        settings = load_config(config, overrides)
+        if config is not None and Path(config).is_file():
+            config = Path(config).resolve()
     workspace = Workspace.open(name, Path(runs))
     with workspace.lock():
-        record = workspace.folder / "run.json"
-        known = (read_json(record) or {}).get("data")
+        folder = workspace.folder / "catalogue"
         if data is not None:
             folder = Path(data).resolve()
-            if known is not None and Path(known) != folder:
-                say(f"run {name}: data was {known}, is now {folder}; what depends on it is redone")
-            write_json(record, {"data": str(folder)})
-        elif known is not None:
-            folder = Path(known)
+            if known.get("data", str(folder)) != str(folder):
+                say(f"run {name}: data was {known['data']}, is now {folder}; the rest is redone")
+        elif "data" in known:
+            folder = Path(known["data"])
             if not folder.is_dir():
                 raise InputError(
                     f"run {name} was made from {folder}, which is gone: give its new place with "
                     "--data DIR"
                 )
-        else:
-            folder = workspace.folder / "catalogue"
+        record = {} if folder == workspace.folder / "catalogue" else {"data": str(folder)}
+        if isinstance(config, str | Path):
+            record["config"] = str(config)
+        if record != known:
+            write_json(workspace.folder / "run.json", record)
         is_demo = folder == workspace.folder / "catalogue"
         opened = Run(workspace, settings, folder, is_demo, say)
         if is_demo:

@@ -18,7 +18,8 @@ from pipelines.catalog import fingerprints
 from pipelines.config import ScoreConfig
 from pipelines.recommend import embed
 from pipelines.run import Run, checkpoint, checkpoint_hash
-from pipelines.train_captioner import caption_parts
+from pipelines.train_captioner import STAGE as TRAIN
+from pipelines.train_captioner import known_parts
 from pipelines.workspace import read_json, write_json, write_table
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
         "pretrained": checkpoint_hash(checkpoint(run.config.captioner.checkpoint, "blip")),
         "java": _java(),
     }
+    trained = run.workspace.manifest(TRAIN)
+    if trained is not None:
+        inputs["parts"] = trained["files"]["captions.json"]
+        del settings["captions"]  # the parts are those of the training
     with run.workspace.stage(
         STAGE, config=settings, inputs=inputs, seed=run.config.seed, say=run.say
     ) as stage:
@@ -153,7 +158,7 @@ def _score(
 
     config, seed = run.config.score, run.config.seed
     catalog = run.catalog(purchases=False)
-    parts = caption_parts(run, catalog)
+    parts = known_parts(run, catalog)
     train, test = parts.by_split("train"), parts.by_split("test")
     captions = pl.read_parquet(written)
     label = str(captions["captioner"][0])

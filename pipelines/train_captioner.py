@@ -95,6 +95,17 @@ def train_captioner(run: Run) -> Path:
         return result.saved
 
 
+def known_parts(run: Run, catalog: Catalog) -> CaptionSet:
+    """The parts the run's captioner was trained with; without one, those it would be.
+
+    Drawing them anew under another configuration could test a captioner on its own training part.
+    """
+    from caption.records import CaptionSet
+
+    trained = run.workspace.stage_file(STAGE, "captions.json")
+    return caption_parts(run, catalog) if trained is None else CaptionSet.load(trained)
+
+
 def caption_parts(run: Run, catalog: Catalog) -> CaptionSet:
     """The described articles with a photo, split so that nothing leaks (deterministic)."""
     from caption.sources import hm_captions, split_hm
