@@ -226,7 +226,7 @@ class BlipCaptioner(Captioner):
     def text_rows(self, texts: Sequence[str], max_tokens: int) -> list[TextRow]:
         text = self.model.config.text_config
         room = min(max_tokens, text.max_position_embeddings)
-        encoded = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
         rows = []
         for pieces in encoded:
             whole = [text.bos_token_id, *pieces, text.sep_token_id]
