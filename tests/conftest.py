@@ -12,7 +12,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Research data beside the checkout (`../shared`); tests that need it skip where it is absent."""
+    """Research data beside the checkout (`../shared`); tests that need it skip without."""
     if not SHARED.is_dir():
         pytest.skip("needs the research data in ../shared, which is not here")
     return SHARED
