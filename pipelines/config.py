@@ -103,7 +103,8 @@ class ScoreConfig:
     )
     """Captioners without a language model that stand in the same table."""
     encoder: str = "resnet"
-    """Image encoder whose nearest training photos copy-nearest and consensus use."""
+    """Image encoder whose nearest training photos copy-nearest and consensus use; `hog` needs no
+    weights."""
     neighbours: Count = 20
     """Nearest training photos among which consensus chooses."""
     bootstrap: Count = 2000

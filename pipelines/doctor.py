@@ -357,7 +357,7 @@ def _checkpoints() -> dict[str, list[str]]:
         users.setdefault(checkpoint, []).append(name)
     for name, spec in ENCODERS.items():
         for part in spec.parts:
-            if name not in users.setdefault(part.checkpoint, []):
+            if part.checkpoint and name not in users.setdefault(part.checkpoint, []):
                 users[part.checkpoint].append(name)
     return users
 

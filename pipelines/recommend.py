@@ -35,6 +35,7 @@ ENCODED_BY = {
     "resnet": ("resnet",),
     "resbert": ("resnet", "sbert"),
     "clip": ("clip",),
+    "hog": (),
 }
 """Row -> the encoders of the configuration that it needs."""
 NO_TEXT = "-"

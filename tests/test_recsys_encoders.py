@@ -225,7 +225,7 @@ def test_cache_encodes_only_what_is_new(checkpoints, photos, tmp_path, monkeypat
     texts = [*TEXTS[:5], "soft blue top"]
     second = encode("resbert", texts, photos, checkpoints=checkpoints, cache=cache)
     assert (second.counts["encoded"], second.counts["cached"]) == (1, 5)
-    monkeypatch.setattr(encoders, "_load", lambda job: pytest.fail("nothing is left to encode"))
+    monkeypatch.setattr(encoders, "load", lambda job: pytest.fail("nothing is left to encode"))
     again = encode("resbert", TEXTS, photos, checkpoints=checkpoints, cache=cache)
     np.testing.assert_array_equal(again.vectors, first.vectors)
     assert not list(cache.rglob(".*"))
@@ -401,3 +401,37 @@ def test_nothing_to_encode(checkpoints):
     assert not found.valid.any()
     assert len(found.vectors) == 2
     assert len(encode("sbert", [], checkpoints=checkpoints).vectors) == 0
+
+
+def test_hog_sees_direction_and_colour(tmp_path, photos):
+    """Bars of two directions, one of them also in another colour and brighter."""
+    y, x = np.mgrid[:96, :64]
+    bars = {"upright": (x // 4) % 2, "flat": (y // 4) % 2}
+    drawn = {}
+    for name, (bar, colour) in {
+        "upright": (bars["upright"], (1, 1, 1)),
+        "dimmer": (bars["upright"], (0.7, 0.7, 0.7)),
+        "red": (bars["upright"], (1, 0.2, 0.2)),
+        "flat": (bars["flat"], (1, 1, 1)),
+    }.items():
+        drawn[name] = tmp_path / f"{name}.png"
+        pixels = 255 * bar[..., None] * np.array(colour)
+        Image.fromarray(pixels.astype(np.uint8)).save(drawn[name])
+    found = encode("hog", images=list(drawn.values()), batch_size=3)
+    unit = dict(zip(drawn, found.vectors, strict=True))
+    assert found.vectors.shape == (4, 11 * 7 * 4 * 9 + 12 * 8 * 3)
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, rtol=1e-5)
+    closeness = [float(unit["upright"] @ unit[name]) for name in ("dimmer", "red", "flat")]
+    assert closeness == sorted(closeness, reverse=True)
+    assert closeness[1] > 0.9
+    assert closeness[2] < 0.4
+    # Upright bars have horizontal gradients: unsigned angle 0, shared by the first and last bin.
+    shape = unit["upright"][: 11 * 7 * 36].reshape(-1, 9).sum(axis=0)
+    np.testing.assert_allclose(shape[[0, 8]] / shape.sum(), 0.5, atol=1e-5)
+
+    cached = [encode("hog", images=photos, cache=tmp_path / "cache") for _ in range(2)]
+    assert cached[0].valid.tolist() == [True, True, True, False, False, False]
+    assert cached[1].counts["encoded"] == 0
+    np.testing.assert_array_equal(cached[0].vectors, cached[1].vectors)
+    with pytest.raises(InputError, match="reads no checkpoint"):
+        encode("hog:somewhere", images=photos)
