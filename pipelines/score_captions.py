@@ -38,8 +38,9 @@ SCORES = {
 """Columns of scores.csv."""
 NO_MEANS = ("bleu", "meteor", "distinct")
 """Metrics whose corpus value is no mean of items: an interval of the items' mean is not theirs."""
-NO_RANKING = ("length", "distinct", "verbatim")
-"""What describes captions without saying which are better."""
+NOT_COMPARED = ("bleu-1", "bleu-2", "bleu-3", "length", "distinct", "verbatim")
+"""What says no more than BLEU-4 does, or describes captions without saying which are better: every
+further comparison costs all of them power."""
 
 
 def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
@@ -312,7 +313,7 @@ def _compare(
     """The run's captioner against each other one, item by item; all p-values corrected together."""
     from caption.metrics.compare import adjust, compare_captioners
 
-    own = {m: score for m, score in scores[label].items() if not m.startswith(NO_RANKING)}
+    own = {m: score for m, score in scores[label].items() if not m.startswith(NOT_COMPARED)}
     pairs: list[dict[str, Any]] = []
     for other in scores:
         if other == label:

@@ -27,7 +27,7 @@ def test_file_over_defaults_and_overrides_over_file(tmp_path: Path) -> None:
         ("beams=2", "did you mean 'generate.beams'"),
         ("train=3", "train is 3: expected keys below it"),
         ("train.steps=many", "train.steps is 'many'"),
-        ("train.steps=0", "train.steps is 0"),
+        ("recommend.test_days=0", "recommend.test_days is 0"),
         ("recommend.models=[clip, foo]", "'foo'"),
         ("train.steps", "not of the form"),
         ("train.steps=[1", "not YAML"),
