@@ -16,7 +16,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python tests/benchmarks/bench_caption_metrics.py
+	$(BIN)/python tests/benchmarks/bench_meteor.py
+	$(BIN)/python tests/benchmarks/bench_metrics.py
+	$(BIN)/python tests/benchmarks/bench_similarity.py
+	$(BIN)/python tests/benchmarks/bench_recsys.py --scale 0.01 0.1
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
