@@ -113,6 +113,17 @@ def _captions(results: Results) -> Iterator[Conclusion]:
     else:
         sentence = f"The {own} captioner’s {name} is {now}{where and ' ' + where[:-2]}."
         yield Conclusion("captions", figure, unit, sentence, _span(value, 3), "measured")
+    varied = results.record("score-captions").get("collapsed", {}).get(own)
+    if varied is not None:
+        yield Conclusion(
+            "captions",
+            "!",
+            f"the {own} captioner has collapsed",
+            f"The {own} captioner says the same few things whatever it is shown; its scores are "
+            "those of a stock phrase.",
+            varied,
+            "measured",
+        )
     known = {
         b: score
         for b in BASELINES

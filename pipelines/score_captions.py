@@ -24,6 +24,7 @@ from pipelines.workspace import read_json, write_json, write_table
 
 if TYPE_CHECKING:
     from caption.audit import Audit
+    from caption.categories import LinearProbe
     from caption.metrics import Backend, Score, Unavailable
     from caption.records import CaptionSet
 
@@ -38,6 +39,8 @@ SCORES = {
 """Columns of scores.csv."""
 NO_MEANS = ("bleu", "meteor", "distinct")
 """Metrics whose corpus value is no mean of items: an interval of the items' mean is not theirs."""
+CATEGORY = "category"
+"""Category accuracy: it takes the articles' own types and a classifier of the training texts."""
 NOT_COMPARED = ("bleu-1", "bleu-2", "bleu-3", "length", "distinct", "verbatim")
 """What says no more than BLEU-4 does, or describes captions without saying which are better: every
 further comparison costs all of them power."""
@@ -174,8 +177,12 @@ def _score(
     references = {i: by_id[i] for i in ids}
     training = [text for e in train.examples for text in e.captions]
     scores: dict[str, dict[str, Score | Unavailable]] = {}
+    probe = _probe(train) if CATEGORY in metrics else None
+    own_metrics = [metric for metric in metrics if metric != CATEGORY]
     for name, texts in hypotheses.items():
-        scores[name] = measure(texts, references, metrics, training=training)
+        scores[name] = measure(texts, references, own_metrics, training=training)
+        if probe is not None:
+            scores[name] |= _category(texts, references, test, probe)
         _write_scores(folder / name, ids, scores[name], config.bootstrap, seed)
     _write_texts(folder, hypotheses, references)
     write_json(
@@ -186,13 +193,40 @@ def _score(
         f"{len(test) - len(ids):,} test articles have no caption from any captioner (their photos "
         "can't be read) and are left out"
     ] * (len(ids) < len(test))
+    collapsed = _collapsed(hypotheses)
     record.update(
         captioner=label,
         train=len(train),
         test=len(ids),
-        lines=[*lines, *_findings(hypotheses, audits)],
+        lines=[*lines, *_findings(collapsed, audits)],
+        collapsed=collapsed,
     )
     write_table(folder / "scores.csv", _table(scores, folder))
+
+
+def _category(
+    texts: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    test: CaptionSet,
+    probe: LinearProbe,
+) -> dict[str, Score | Unavailable]:
+    """Share of captions from which the classifier reads the article's own type."""
+    from caption.metrics import Corpus
+    from caption.metrics.attributes import category_accuracy
+
+    corpus = Corpus(tuple(texts), list(texts.values()), [list(references[i]) for i in texts])
+    types = {e.id: e.category for e in test.examples}
+    found = category_accuracy(corpus, [types[i] for i in texts], probe)
+    return {score.name: score for score in found}
+
+
+def _probe(train: CaptionSet) -> LinearProbe:
+    """A classifier of garment types, trained on the human texts of the training part."""
+    from caption.categories import LinearProbe
+
+    return LinearProbe.fit(
+        [e.captions[0] for e in train.examples], [e.category for e in train.examples]
+    )
 
 
 def _by_id(captions: pl.DataFrame) -> dict[str, str]:
@@ -371,15 +405,18 @@ def _rates(audit: Audit) -> dict[str, dict[str, dict[str, float | None]]]:
     }
 
 
-def _findings(
-    hypotheses: Mapping[str, Mapping[str, str]], audits: Mapping[str, Audit]
-) -> Iterable[str]:
+def _collapsed(hypotheses: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Captioners that say the same few things whatever they are shown, and how few."""
     from caption.audit import collapse
 
-    for name, texts in hypotheses.items():
-        varied = collapse(texts.values())
-        if varied.collapsed and name != "most-frequent":  # which says one thing by definition
-            yield f"warning: {name} is {varied}"
+    found = {name: collapse(texts.values()) for name, texts in hypotheses.items()}
+    # The most frequent text is one by definition.
+    return {n: str(c) for n, c in found.items() if c.collapsed and n != "most-frequent"}
+
+
+def _findings(collapsed: Mapping[str, str], audits: Mapping[str, Audit]) -> Iterable[str]:
+    for name, varied in collapsed.items():
+        yield f"warning: {name} is {varied}"
     for field, rates in audits[CATALOGUE].rates.items():
         wrong = rates["contradicting"]
         yield (

@@ -319,6 +319,22 @@ def test_effects_are_said_as_sure_as_they_are(runs: Path) -> None:
     assert sentence(difference=0.02, low=0.001, high=0.03, p_holm=0.2)[0] == "not shown"
 
 
+def test_a_collapsed_captioner_is_called_so(runs: Path) -> None:
+    from pipelines.score_captions import _collapsed
+
+    several = {"fine-tuned": {str(i): f"text {i % 3}" for i in range(300)}}
+    varied = {"fine-tuned": {str(i): f"text {i}" for i in range(300)}}
+    assert _collapsed(varied) == {}
+    collapsed = _collapsed(several)
+    assert "3 distinct captions for 300 photos" in collapsed["fine-tuned"]
+    results = read_results(Workspace(runs / "shop"))
+    manifest = dict(results.manifests["score-captions"])
+    manifest["record"] = {**manifest["record"], "collapsed": collapsed}
+    stages = {**results.manifests, "score-captions": manifest}
+    said = [c.sentence + c.evidence for c in conclusions(replace(results, manifests=stages))]
+    assert any("stock phrase" in s and "3 distinct captions" in s for s in said)
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_the_script_runs_in_a_browser(runs: Path) -> None:
     path = runs / "shop" / "report" / "report.html"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def attributes(
     names = ("attribute-map", "attribute-mar", "attribute-f1")
     try:
         if vocabulary is None and corpus.training:
-            vocabulary = build_vocabulary(corpus.training)
+            vocabulary = _vocabulary(tuple(corpus.training))
         if vocabulary is None or not vocabulary.words:
             few = "has no word often enough" if vocabulary else "is not given"
             reason = f"the attribute vocabulary {few}: give the training captions"
@@ -81,6 +82,12 @@ def category_accuracy(
     items = f"items:{int(known.sum())}/{len(known)}"
     signature = corpus.signature(name, classifier.signature, items, tokenizer=False)
     return [Score(name, float(np.nanmean(right)), right, signature)]
+
+
+@lru_cache(maxsize=2)
+def _vocabulary(training: tuple[str, ...]) -> Vocabulary:
+    """Tagging the training texts takes most of the time: captioners that share them share it."""
+    return build_vocabulary(training)
 
 
 def _sizes(sets: Sequence[frozenset[str]]) -> NDArray[np.float64]:
