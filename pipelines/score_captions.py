@@ -136,8 +136,16 @@ def score_files(
     config = ScoreConfig()
     photos = None
     if images is not None:
+        if not images.is_dir():
+            raise InputError(f"--images {images} is no folder: expected one photo an id in it")
         found = {path.stem: path for path in sorted(images.rglob("*")) if path.is_file()}
         photos = {item: found[item] for item in pair.hypotheses if item in found}
+        without = [item for item in pair.hypotheses if item not in photos]
+        if without:
+            say(
+                f"note: {len(without):,} of {len(pair.hypotheses):,} items have no photo in "
+                f"{images}, e.g. {without[0]}: metrics that look at it leave them out"
+            )
     texts: list[str] = []
     if training is not None:
         texts = [text for own in read_references(training)[0].values() for text in own]

@@ -91,10 +91,12 @@ class Clip:
     def __init__(self, checkpoint: str, device: str = "auto") -> None:
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
         folder = Path(checkpoint)
         if folder.exists() and not (folder / "config.json").is_file():
             raise InputError(f"{folder} is no model folder: it has no config.json")
+        logging.disable_progress_bar()  # of loading weights: it would tear up the caller's table
         self.model: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
         if not hasattr(self.model, "get_image_features"):
             kind = type(self.model).__name__
