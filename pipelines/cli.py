@@ -19,6 +19,7 @@ import click
 import caption
 import pipelines
 import recsys
+from pipelines.data_cli import data
 
 if TYPE_CHECKING:
     from pipelines.run import Run
@@ -37,8 +38,18 @@ MODELS = [
     "resnet",
     "resbert",
     "clip",
+    "hog",
+    "p3alpha",
+    "rp3beta",
+    "ease",
+    "als",
+    "bpr",
+    "repurchase",
+    "blend",
     "all",
+    "every",
 ]
+FILE = click.Path(path_type=Path)
 TEXTS = ["original", "caption", "fill", "both"]
 
 
@@ -124,6 +135,9 @@ def main() -> None:
 
     Every command runs without arguments on an embedded demo; start with `fcr demo`.
     """
+
+
+main.add_command(data)
 
 
 @main.command()
@@ -231,7 +245,7 @@ def score_captions(
     **options: Any,
 ) -> None:
     """Score captions against references, and audit them against the articles' own fields."""
-    names = tuple(part.strip() for part in metrics.split(",")) if metrics else None
+    names = _names(metrics)
     if hypotheses is not None or references is not None:
         if hypotheses is None or references is None:
             raise pipelines.InputError(
@@ -267,7 +281,8 @@ def score_captions(
     "models",
     multiple=True,
     type=click.Choice(MODELS),
-    help="Row of the table; repeatable [default: all].",
+    help="Row of the table; repeatable. `all` is the first nine, `every` all there are "
+    "[default: all].",
 )
 @click.option(
     "--text",
@@ -282,16 +297,163 @@ def score_captions(
     default=None,
     help="Leave out what a customer bought before [default: keep].",
 )
+@click.option("--interactions", type=FILE, metavar="FILE", help="Any table instead of --data.")
+@click.option("--train", type=FILE, metavar="FILE", help="With --test: a split made elsewhere.")
+@click.option("--test", type=FILE, metavar="FILE", help="With --train: what to predict.")
+@click.option(
+    "--validation",
+    type=FILE,
+    metavar="FILE",
+    help="With --train and --test: kept from training, measured on "
+    "`--set recommend.split.measure=validation`.",
+)
+@click.option("--user", metavar="COLUMN", help="Column of users [default: user_id].")
+@click.option("--item", metavar="COLUMN", help="Column of items [default: item_id].")
+@click.option("--time", metavar="COLUMN", help="Column of dates or of seconds since 1970.")
+@click.option("--rating", metavar="COLUMN", help="Column of ratings or quantities.")
+@click.option("--min-rating", type=float, metavar="X", help="Leave out what is rated lower.")
+@click.option("--columns", metavar="A,B,C", help="All columns of a file without a header.")
+@click.option("--core", type=int, metavar="K", help="Keep the k-core before splitting.")
+@click.option("--min-user", type=int, metavar="N", help="Keep users with N items or more.")
+@click.option("--min-item", type=int, metavar="N", help="Keep items with N users or more.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With a table: where its results go [default: recommendations].",
+)
 def recommend(
-    models: tuple[str, ...], text: tuple[str, ...], exclude_seen: bool | None, **options: Any
+    models: tuple[str, ...],
+    text: tuple[str, ...],
+    exclude_seen: bool | None,
+    interactions: Path | None,
+    train: Path | None,
+    test: Path | None,
+    validation: Path | None,
+    out: Path | None,
+    core: int | None,
+    min_user: int | None,
+    min_item: int | None,
+    **options: Any,
 ) -> None:
-    """Benchmark recommenders on the purchases: NDCG and MAP with intervals."""
+    """Benchmark recommenders on purchases: ranking metrics with intervals.
+
+    On a run's articles and purchases, or on any table (CSV, TSV or Parquet) of users and items:
+
+    \b
+      fcr recommend --interactions F --time timestamp --model every
+      fcr recommend --train F --test F --model itemknn --model ease
+
+    The split (`recommend.split`: by time, leave last out, user ratio, random), metrics, cut-offs
+    and the parameters of rows are settings: see `fcr config`.
+    """
+    reading = {
+        name: value
+        for name in ("user", "item", "time", "rating", "min_rating", "columns")
+        if (value := options.pop(name)) is not None
+    }
+    filters = {"core": core, "min_user": min_user, "min_item": min_item}
+    options["overrides"] += tuple(
+        f"recommend.split.{name}={value}" for name, value in filters.items() if value is not None
+    )
+    if interactions or train or test or validation:
+        for name, value in (("data", options["data"]), ("run", options["run"]), ("text", text)):
+            if value:
+                raise pipelines.InputError(
+                    f"--{name} is about a run's articles and does not go with a table of "
+                    "interactions: leave one out"
+                )
+        from pipelines.config import load_config
+        from pipelines.recommend import Columns, recommend_files
+
+        names = reading.pop("columns", None)
+        path = recommend_files(
+            interactions,
+            train=train,
+            test=test,
+            validation=validation,
+            columns=Columns(**reading, names=_names(names)),
+            config=load_config(options["config"], options["overrides"]),
+            models=models,
+            exclude_seen=exclude_seen,
+            out=out or Path("recommendations"),
+            say=click.echo,
+        )
+        click.echo(f"wrote {path}")
+        return
+    if reading or out:
+        raise pipelines.InputError(
+            f"--{next(iter(reading), 'out').replace('_', '-')} goes with --interactions, or with "
+            "--train and --test"
+        )
     from pipelines.recommend import recommend as command
 
     with _run(options) as run:
         path = command(run, models=models, text=text, exclude_seen=exclude_seen)
         name = run.folder.name
     _done(path, f"fcr report --run {name}")
+
+
+@main.command("score-recommendations")
+@click.option(
+    "--recommendations",
+    type=FILE,
+    metavar="FILE",
+    required=True,
+    help="Ranked lists: a table with user, item and rank or score; Kaggle's submission; TREC run.",
+)
+@click.option(
+    "--test",
+    type=FILE,
+    metavar="FILE",
+    required=True,
+    help="What was to be predicted: a table with user and item, or TREC qrels.",
+)
+@click.option(
+    "--metrics", metavar="A,B", help="Such as ndcg, map, recall, mrr [default: ndcg,map]."
+)
+@click.option("--k", metavar="N,M", help="Cut-offs [default: 5,12].")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    default=Path("recommendation-scores"),
+    show_default=True,
+    help="Where metrics.csv and user_metrics.parquet go.",
+)
+def score_recommendations(
+    recommendations: Path, test: Path, metrics: str | None, k: str | None, out: Path
+) -> None:
+    """Score ranked lists of any origin by the same code as `recommend`."""
+    from pipelines.saved_lists import score_recommendations as command
+
+    try:
+        ks = [int(part) for part in _names(k) or ()]
+    except ValueError:
+        raise pipelines.InputError(f"--k is {k!r}: expected whole numbers such as 5,12") from None
+    path = command(recommendations, test, out=out, metrics=_names(metrics), ks=ks, say=click.echo)
+    click.echo(f"wrote {path}")
+
+
+@main.command()
+@_common
+@click.argument("article")
+@click.option(
+    "--encoder",
+    type=click.Choice(["clip", "sbert", "resnet", "resbert", "hog"]),
+    default="clip",
+    show_default=True,
+    help="What is compared: photo and text, text, photo, both, shape and colour.",
+)
+@click.option("--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+def similar(article: str, encoder: str, k: int, **options: Any) -> None:
+    """The articles most like ARTICLE (an id), with their cosine similarity."""
+    from pipelines.similar import similar as command
+
+    with _run(options) as run:
+        lines = command(run, article, encoder=encoder, k=k)
+    for line in lines:
+        click.echo(line)
 
 
 @main.command()
@@ -340,6 +502,10 @@ def config(config: str | None, overrides: tuple[str, ...]) -> None:
             value = getattr(value, part)
         table.add_row(path, repr(value), meaning)
     Console().print(table)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(part.strip() for part in text.split(",")) if text else None
 
 
 def _done(path: Path, following: str) -> None:

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,10 +26,16 @@ Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 TextSetting = Literal["original", "caption", "fill", "both"]
-Row = Literal[
+DemoRow = Literal[
     "random", "mostpop", "userknn", "itemknn", "tfidf", "sbert", "resnet", "resbert", "clip"
 ]
-ROWS: tuple[Row, ...] = typing.get_args(Row)
+Row = Literal[
+    DemoRow, "hog", "p3alpha", "rp3beta", "ease", "als", "bpr", "repurchase", "blend"
+]  # fmt: skip
+ROWS: tuple[DemoRow, ...] = typing.get_args(DemoRow)
+"""What `all` stands for."""
+EVERY_ROW: tuple[Row, ...] = typing.get_args(Row)
+"""What `every` stands for."""
 TEXT_SETTINGS: tuple[TextSetting, ...] = typing.get_args(TextSetting)
 
 
@@ -126,6 +133,37 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class SplitConfig:
+    """Which interactions are learned from and which are predicted."""
+
+    method: Literal["time", "leave-last-out", "user-ratio", "random"] = "time"
+    """`time`: one moment for everybody; `leave-last-out`: everybody's last ones; `user-ratio`:
+    everybody's latest share; `random`: drawn pairs. All but `time` let a recommender learn from
+    other people's future."""
+    cutoff: date | None = None
+    """With `time`: first day of the test window; none takes the last `recommend.test_days`."""
+    validation_days: Natural = 0
+    """With `time`: days before the test window that are kept from training."""
+    n: Count = 1
+    """With `leave-last-out`: interactions kept of everybody who has more."""
+    test: Share = 0.2
+    """With `user-ratio` and `random`: share of the test."""
+    validation: Share = 0.0
+    """With `user-ratio` and `random`: share kept from training; with `leave-last-out` anything
+    above 0 keeps another n."""
+    measure: Literal["test", "validation"] = "test"
+    """The part that is measured: choose settings on `validation`, report `test`."""
+    drop_cold: Literal["no", "users", "items", "both"] = "no"
+    """Leave test interactions of users or items that have none in training out of the measure."""
+    core: Natural = 0
+    """Before splitting, keep the k-core: every user has k items and every item k users."""
+    min_user: Count = 1
+    """Before splitting, keep users with so many items (once; after `min_item`)."""
+    min_item: Count = 1
+    """Before splitting, keep items with so many users (once)."""
+
+
+@dataclass(frozen=True)
 class RecommendConfig:
     """The recommendation benchmark."""
 
@@ -133,16 +171,25 @@ class RecommendConfig:
     """Rows of the table."""
     text: Annotated[tuple[TextSetting, ...], MinLen(1)] = ("fill",)
     """Which text an article has; rows that read no text run once."""
+    metrics: Annotated[tuple[str, ...], MinLen(1)] = ("ndcg", "map")
+    """Measures: any of ndcg, ndcg_all, map, map_r, map_hits, map_elliot, precision, recall,
+    hit_rate, mrr; and of the lists alone novelty, popularity, diversity, coverage, gini."""
     k: Annotated[tuple[Count, ...], MinLen(1)] = (5, 12)
-    """Cut-offs of NDCG and MAP."""
+    """Cut-offs of every metric."""
     test_days: Count = 28
     """The last days of purchases are the test; everything before is training."""
+    split: SplitConfig = field(default_factory=SplitConfig)
     exclude_seen: bool = False
     """Leave out what a customer bought before (people re-buy clothes, so the default keeps it)."""
     userknn_neighbours: Count = 10
     """Neighbours of UserKNN."""
     itemknn_neighbours: Count = 20
     """Neighbours of ItemKNN."""
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Other parameters of a row: `recommend.parameters.ease.l2=200`; those of `blend` are `parts`
+    (names of rows), `weights`, `by` and `depth`."""
+    diversity: str = "resnet"
+    """Image encoder that says how unlike two articles are, where `diversity` is measured."""
     list_length: Count = 12
     """Length of the written lists; at least the largest k."""
     bootstrap: Count = 1000
@@ -315,5 +362,6 @@ def _describe(kind: type, path: tuple[str, ...]) -> typing.Iterator[tuple[str, s
         if dataclasses.is_dataclass(hint) and not isinstance(hint, types.GenericAlias):
             yield from _describe(typing.cast(type, hint), (*path, entry.name))
             continue
-        default = entry.default
+        factory = entry.default_factory
+        default = entry.default if factory is dataclasses.MISSING else factory()
         yield ".".join((*path, entry.name)), repr(default), meaning.get(entry.name, "")

@@ -1,27 +1,27 @@
-"""`fcr recommend`: split purchases by time, fit every row, rank the catalogue, measure per user.
+"""`fcr recommend`: split interactions, fit every row, rank the catalogue, measure per user.
 
 Rows that read no text run once (setting "-"); rows that do run once for each text setting, with
-everything else unchanged, so that the difference between two settings is what the words did.
+everything else unchanged, so that the difference between two settings is what the words did. A
+table of interactions without articles is enough for the rows that read neither text nor photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from pipelines import InputError
 from pipelines.augment import article_texts
 from pipelines.catalog import Catalog, fingerprints
-from pipelines.config import ROWS, RecommendConfig
+from pipelines.config import EVERY_ROW, ROWS, Config, RecommendConfig
+from pipelines.parameters import build, read
+from pipelines.ranking import NO_TEXT, Row, benchmark, check_metrics, measured_part, print_table
 from pipelines.run import Run, checkpoint, checkpoint_hash
-from pipelines.workspace import write_json, write_table
+from pipelines.workspace import Workspace, file_sha256
 
 if TYPE_CHECKING:
     from recsys.encoders import Embeddings
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from recsys.splits import Split
 
 TEXT_ROWS = ("tfidf", "sbert", "resbert", "clip")
+CONTENT_ROWS = (*TEXT_ROWS, "resnet", "hog")
+"""Rows that need articles."""
 ENCODED_BY = {
     "sbert": ("sbert",),
     "resnet": ("resnet",),
@@ -38,25 +40,21 @@ ENCODED_BY = {
     "hog": (),
 }
 """Row -> the encoders of the configuration that it needs."""
-NO_TEXT = "-"
-METRICS = ("ndcg", "map")
-USERS_A_BLOCK = 4096
-DIFFERENCES = {
-    **dict.fromkeys(("recommender", "setting", "against", "metric"), pl.String),
-    **dict.fromkeys(("difference", "low", "high", "p", "p_holm", "detectable"), pl.Float64),
-    "n_users": pl.Int64,
-}
-"""Columns of differences.csv."""
+FILTER = "recommend.split.core, min_user and min_item"
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One line of the table: a recommender under a text setting."""
+class Columns:
+    """How a file of interactions is read (see `recsys.readers.read_interactions`)."""
 
-    name: str
-    setting: str
-    recommender: Recommender
-    note: str = ""
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = None
+    rating: str | None = None
+    names: tuple[str, ...] | None = None
+    """Names of the columns of a file without a header."""
+    min_rating: float | None = None
+    """Interactions rated lower are left out, the others count 1."""
 
 
 def recommend(
@@ -70,30 +68,24 @@ def recommend(
 
     Args:
         run: an open run.
-        models: rows; empty takes the configuration's, `all` every one.
+        models: rows; empty takes the configuration's, `all` the demo's nine, `every` all there are.
         text: settings of the article text; empty takes the configuration's.
         exclude_seen: leave bought articles out of the lists; None takes the configuration's.
 
     Returns:
         path of `metrics.csv` (recommender, setting, metric, k, value, low, high, n_users,
-        signature); beside it `recommendations.parquet`, `user_metrics.parquet`,
-        `differences.csv` and `split.json`.
+        signature); beside it `recommendations.parquet`, `user_metrics.parquet`, `slices.csv`
+        (metrics by popularity of the article and history of the customer), `differences.csv` and
+        `split.json`.
 
     Raises:
-        InputError: bad tables, an empty test window, a checkpoint that can't be loaded.
+        InputError: bad tables, an empty test window, a checkpoint that can't be loaded, unknown
+            metric or parameter.
     """
-    config = run.config.recommend
-    if models:
-        config = replace(config, models=ROWS if "all" in models else tuple(models))  # type: ignore[arg-type]
+    config = _chosen(run.config.recommend, models, exclude_seen)
     if text:
         config = replace(config, text=tuple(text))  # type: ignore[arg-type]
-    if exclude_seen is not None:
-        config = replace(config, exclude_seen=exclude_seen)
-    if config.list_length < max(config.k):
-        raise InputError(
-            f"recommend.list_length is {config.list_length} and recommend.k asks for "
-            f"{max(config.k)}: lists have to be at least as long"
-        )
+    check_metrics(config.metrics, vectors=True)
     captions_file = run.workspace.stage_file("caption-items", "captions.parquet")
     if captions_file is None and any(s != "original" for s in config.text):
         if set(config.models) & set(TEXT_ROWS):
@@ -108,110 +100,343 @@ def recommend(
         assert manifest is not None
         inputs["captions.parquet"] = manifest["files"]["captions.parquet"]
     names = asdict(run.config.encoders)
-    for family in sorted({f for name in config.models for f in ENCODED_BY.get(name, ())}):
+    encoders = [*_with_parts(config), *([config.diversity] if _diverse(config) else [])]
+    for family in sorted({f for name in encoders for f in ENCODED_BY.get(name, ())}):
         inputs[f"encoder {family}"] = checkpoint_hash(checkpoint(names[family], family))
-    settings = {"recommend": asdict(config), "encoders": names}
+    settings = {"recommend": _plain(config), "encoders": names}
     with run.workspace.stage(
         "recommend", config=settings, inputs=inputs, seed=run.config.seed, say=run.say
     ) as stage:
         result = stage.path("metrics.csv")
         if not stage.reused:
-            _benchmark(run, config, captions_file, stage.folder, stage.record)
-        _print_table(pl.read_csv(result), stage.record)
+            catalog = run.catalog()
+            stage.record["findings"] = [str(finding) for finding in catalog.findings]
+            split = _split(_purchases(catalog), config, run)
+            vectors = None
+            if _diverse(config):
+                vectors = embed(run, config.diversity, None, catalog.photos()).vectors
+            rows = _rows(run, config, catalog, captions_file)
+            benchmark(
+                run, config, split, rows,
+                folder=stage.folder, record=stage.record, vectors=vectors,
+            )  # fmt: skip
+        print_table(pl.read_csv(result), stage.record["protocol"])
     return result
 
 
-def _benchmark(
-    run: Run,
-    config: RecommendConfig,
-    captions_file: Path | None,
-    folder: Path,
-    record: dict[str, Any],
-) -> None:
-    catalog = run.catalog()
-    split = _split(catalog, config)
-    for line in split.report.lines():
-        run.say(line)
-    users = np.flatnonzero(np.diff(split.test.indptr)).astype(np.int32)
-    seen = "excluded" if config.exclude_seen else "kept"
-    protocol = (
-        f"split:{split.report.method}|candidates:{split.train.n_items} articles, cold kept"
-        f"|seen:{seen}|seed:{run.config.seed}"
+def recommend_files(
+    interactions: Path | None = None,
+    *,
+    train: Path | None = None,
+    test: Path | None = None,
+    validation: Path | None = None,
+    columns: Columns | None = None,
+    config: Config | None = None,
+    models: Sequence[str] = (),
+    exclude_seen: bool | None = None,
+    out: Path = Path("recommendations"),
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Benchmark the rows that need no articles on any table of interactions.
+
+    Args:
+        interactions: CSV, TSV or Parquet, one interaction a line; split as `config` says.
+        train, test, validation: instead of it, files that were split elsewhere.
+        columns: the names of their columns.
+        config: a configuration; None takes the defaults.
+        models: rows; empty takes the configuration's that need no articles.
+        exclude_seen: leave known items out of the lists; None takes the configuration's.
+        out: folder of the artefacts, which are those of `recommend`; `article_id` is the item.
+        say: receives lines for the user.
+
+    Returns:
+        path of `metrics.csv`.
+
+    Raises:
+        InputError: files that can't be read or don't go together, rows that need articles, an
+            empty part, unknown metric or parameter.
+    """
+    whole = config or Config()
+    files = {"interactions": interactions, "train": train, "test": test, "validation": validation}
+    given = {name: path for name, path in files.items() if path is not None}
+    if set(given) - {"validation"} not in ({"interactions"}, {"train", "test"}):
+        raise InputError(
+            "give either --interactions F, or --train F and --test F together"
+            f" (given: {', '.join(f'--{name}' for name in given) or 'none'})"
+        )
+    if "interactions" in given and "validation" in given:
+        raise InputError(
+            "--validation goes with --train and --test; of --interactions a validation part is "
+            "kept by recommend.split.validation_days or recommend.split.validation"
+        )
+    settings = _chosen(whole.recommend, models, exclude_seen)
+    lost = [name for name in _with_parts(settings) if name in CONTENT_ROWS]
+    asked = [name for name in lost if name in models or name not in settings.models]
+    kept = tuple(name for name in settings.models if name not in CONTENT_ROWS)
+    if asked or not kept:
+        raise InputError(
+            f"{', '.join(asked or lost)}: a row that reads texts or photos needs articles, and a "
+            "table of interactions has none; give --data DIR in Kaggle's layout, or take rows "
+            f"among {', '.join(name for name in EVERY_ROW if name not in CONTENT_ROWS)}"
+        )
+    if lost:
+        say(f"note: {', '.join(lost)} need articles and are left out")
+    settings = replace(settings, models=kept)
+    check_metrics(settings.metrics, vectors=False)
+    run = Run(Workspace(out.parent), replace(whole, recommend=settings), out, False, say)
+    columns = columns or Columns()
+    if "interactions" in given and settings.split.method != "random" and columns.time is None:
+        raise InputError(
+            f"splitting by time ({settings.split.method}) needs the time of each interaction: name "
+            "its column with --time, or give --set recommend.split.method=random"
+        )
+    parts = {name: _read(path, columns) for name, path in given.items()}
+    if "interactions" in parts:
+        split = _split(parts["interactions"], settings, run, items=True)
+    else:
+        split = _fixed(parts, settings, run)
+    inputs = {name: file_sha256(path) for name, path in given.items()}
+    keyed = {"recommend": _plain(settings), "columns": asdict(columns)}
+    with run.workspace.stage(
+        out.name, config=keyed, inputs=inputs, seed=whole.seed, say=say
+    ) as stage:
+        result = stage.path("metrics.csv")
+        if not stage.reused:
+            rows = (Row(n, NO_TEXT, _recommender(n, settings, whole.seed)) for n in kept)
+            benchmark(
+                run, settings, split, rows,
+                folder=stage.folder, record=stage.record, items="items",
+            )  # fmt: skip
+        print_table(pl.read_csv(result), stage.record["protocol"])
+    return result
+
+
+def _chosen(
+    config: RecommendConfig, models: Sequence[str], exclude_seen: bool | None
+) -> RecommendConfig:
+    if models:
+        groups: dict[str, Sequence[str]] = {"all": ROWS, "every": EVERY_ROW}
+        names = [name for model in models for name in groups.get(model, (model,))]
+        config = replace(config, models=tuple(dict.fromkeys(names)))  # type: ignore[arg-type]
+    if exclude_seen is not None:
+        config = replace(config, exclude_seen=exclude_seen)
+    if config.list_length < max(config.k):
+        raise InputError(
+            f"recommend.list_length is {config.list_length} and recommend.k asks for "
+            f"{max(config.k)}: lists have to be at least as long"
+        )
+    unknown = [name for name in config.parameters if name not in EVERY_ROW]
+    if unknown:
+        raise InputError(
+            f"recommend.parameters.{unknown[0]}: there is no such row; expected one of "
+            f"{', '.join(EVERY_ROW)}"
+        )
+    _check_parameters(config)
+    return config
+
+
+def _check_parameters(config: RecommendConfig) -> None:
+    """Refuse what can be refused before an hour of other rows has passed."""
+    from recsys.recommenders import RECOMMENDERS
+    from recsys.recommenders.content import ContentRecommender
+
+    for name in _with_parts(config):
+        if name in RECOMMENDERS and name != "blend":
+            _recommender(name, config, 0)
+            continue
+        given = {k: v for k, v in config.parameters.get(name, {}).items() if k != "parts"}
+        kind = RECOMMENDERS.get(name, ContentRecommender)
+        read(kind, given, f"recommend.parameters.{name}")
+
+
+def _plain(config: RecommendConfig) -> dict[str, Any]:
+    """The configuration as JSON values."""
+    found = asdict(config)
+    cutoff = config.split.cutoff
+    found["split"]["cutoff"] = None if cutoff is None else cutoff.isoformat()
+    return found
+
+
+def _diverse(config: RecommendConfig) -> bool:
+    return "diversity" in config.metrics
+
+
+def _read(path: Path, columns: Columns) -> Interactions:
+    from recsys.readers import read_interactions
+
+    found = read_interactions(
+        path,
+        user=columns.user,
+        item=columns.item,
+        time=columns.time,
+        rating=columns.rating,
+        columns=columns.names,
     )
-    record.update(protocol=protocol, findings=[str(f) for f in catalog.findings])
-    write_json(folder / "split.json", split.report.as_dict())
-    metrics: list[dict[str, Any]] = []
-    per_user: list[pl.DataFrame] = []
-    lists: list[pl.DataFrame] = []
-    notes: list[str] = []
-    for row in _rows(run, config, catalog, captions_file):
-        run.say(_label(row.name, row.setting))
-        row.recommender.fit(split.train)
-        with run.progress() as progress:
-            ranked = _rank(row.recommender, users, config, partial(progress, row.name))
-        found, frame = _measure(row, ranked, split, users, config, run.config.seed, protocol)
-        metrics += found
-        per_user.append(frame)
-        lists.append(_as_frame(row, ranked, split.train, users))
-        if row.note:
-            notes.append(row.note)
-            run.say(f"note: {row.note}")
-    record["notes"] = notes
-    user_metrics = pl.concat(per_user)
-    write_table(folder / "recommendations.parquet", pl.concat(lists))
-    write_table(folder / "user_metrics.parquet", user_metrics)
-    write_table(folder / "differences.csv", _differences(user_metrics, config, run.config.seed))
-    write_table(folder / "metrics.csv", pl.DataFrame(metrics))
+    if columns.min_rating is None:
+        return found
+    if found.event_values is None:
+        raise InputError("a smallest rating needs the ratings: name their column with --rating")
+    good = found.select(
+        found.event_values >= columns.min_rating, reason=f"rated below {columns.min_rating:g}"
+    )
+    return replace(good, event_values=None)
 
 
-def _split(catalog: Catalog, config: RecommendConfig) -> Split:
+def _purchases(catalog: Catalog) -> Interactions:
     from recsys.interactions import Interactions
-    from recsys.splits import split_global_time
 
-    interactions = Interactions.from_frame(
+    return Interactions.from_frame(
         catalog.purchases,
         user="customer_id",
         item="article_id",
         time="t_dat",
         item_ids=catalog.articles["article_id"],
     )
-    return split_global_time(interactions, last_days=config.test_days)
+
+
+def _split(found: Interactions, config: RecommendConfig, run: Run, *, items: bool = False) -> Split:
+    """Filtered, split and reported. `items`: those that the filters empty leave the catalogue."""
+    from recsys import splits
+
+    how = config.split
+    if _filters(config):
+        if how.core:
+            found = found.k_core(how.core)
+        found = found.min_support(user=how.min_user, item=how.min_item)
+        if not found.n_events:
+            raise InputError(f"no interaction is left by {FILTER}: ask for less")
+        found = found.without_empty(items=items)
+    if how.method == "time":
+        days = None if how.cutoff else config.test_days
+        split = splits.split_global_time(
+            found, cutoff=how.cutoff, last_days=days, validation_days=how.validation_days
+        )
+    elif how.method == "leave-last-out":
+        split = splits.split_leave_last_out(found, n=how.n, validation=how.validation > 0)
+    elif how.method == "user-ratio":
+        split = splits.split_user_ratio(found, test=how.test, validation=how.validation)
+    else:
+        split = splits.split_random(
+            found, test=how.test, validation=how.validation, seed=run.config.seed
+        )
+    return _reported(split, config, run)
+
+
+def _fixed(parts: dict[str, Interactions], config: RecommendConfig, run: Run) -> Split:
+    from recsys.splits import split_fixed
+
+    if _filters(config):
+        raise InputError(
+            f"--train and --test are taken as they are: {FILTER} filter before splitting, so they "
+            "go with --interactions"
+        )
+    split = split_fixed(parts["train"], parts["test"], parts.get("validation"))
+    return _reported(split, config, run)
+
+
+def _filters(config: RecommendConfig) -> bool:
+    how = config.split
+    return how.core > 0 or how.min_user > 1 or how.min_item > 1
+
+
+def _reported(split: Split, config: RecommendConfig, run: Run) -> Split:
+    """The part that is measured; says what it holds, and the memory that a row will need."""
+    import psutil
+
+    from recsys.recommenders import RECOMMENDERS
+
+    split = measured_part(split, config)
+    for line in split.report.lines():
+        run.say(line)
+    for name in _with_parts(config):
+        needs = getattr(RECOMMENDERS.get(name), "memory_bytes", None)
+        if needs is None:
+            continue
+        need, free = needs(split.train), psutil.virtual_memory().available
+        run.say(f"{name} needs {need / 1e9:,.2f} GB of memory; {free / 1e9:,.2f} GB are free")
+        if need > free:
+            raise InputError(
+                f"{name} needs {need / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free: leave it "
+                "out, or keep fewer items with recommend.split.min_item"
+            )
+    return split
+
+
+def _with_parts(config: RecommendConfig) -> list[str]:
+    """Names of the rows, and of what `blend` blends."""
+    parts = _blended(config) if "blend" in config.models else ()
+    return list(dict.fromkeys((*config.models, *parts)))
+
+
+def _blended(config: RecommendConfig) -> tuple[str, ...]:
+    parts = config.parameters.get("blend", {}).get("parts", ("itemknn", "mostpop"))
+    rows = [name for name in EVERY_ROW if name != "blend"]
+    wrong = parts if not isinstance(parts, list | tuple) else [p for p in parts if p not in rows]
+    if wrong or not parts:
+        raise InputError(
+            f"recommend.parameters.blend.parts is {parts!r}: expected a list of rows among "
+            f"{', '.join(rows)}"
+        )
+    return tuple(parts)
+
+
+def _recommender(
+    name: str, config: RecommendConfig, seed: int, parts: Sequence[Recommender] = ()
+) -> Recommender:
+    """A row that needs no articles, with its parameters; `parts` are those of a blend."""
+    from recsys.recommenders import RECOMMENDERS
+
+    own: dict[str, Any] = {
+        "userknn": {"k": config.userknn_neighbours},
+        "itemknn": {"k": config.itemknn_neighbours},
+        **{drawn: {"seed": seed} for drawn in ("random", "als", "bpr")},
+    }.get(name, {})
+    given = dict(config.parameters.get(name, {}))
+    if name == "blend":
+        given.pop("parts", None)
+        own = {"parts": parts or [_recommender(p, config, seed) for p in _blended(config)]}
+    return build(RECOMMENDERS[name], own, given, f"recommend.parameters.{name}")
 
 
 def _rows(
     run: Run, config: RecommendConfig, catalog: Catalog, captions_file: Path | None
-) -> Iterator[_Row]:
+) -> Iterator[Row]:
     """Rows in the table's order; vectors are encoded here, cached by content."""
-    from recsys.recommenders import RECOMMENDERS
-
     captions: dict[str, str] = {}
     if captions_file is not None:
         frame = pl.read_parquet(captions_file)
         captions = dict(zip(frame["article_id"], frame["caption"], strict=True))
-    own = {
-        "random": {"seed": run.config.seed},
-        "userknn": {"k": config.userknn_neighbours},
-        "itemknn": {"k": config.itemknn_neighbours},
-    }
     described = catalog.articles["detail_desc"].to_list()
     ids = catalog.articles["article_id"].to_list()
     photos = catalog.photos()
+
+    def content(name: str, setting: str) -> Row:
+        texts = None if setting == NO_TEXT else article_texts(ids, described, captions, setting)
+        return _content_row(run, config, name, setting, texts, photos)
+
+    def part(name: str, setting: str) -> Recommender:
+        if name in CONTENT_ROWS:
+            return content(name, setting if name in TEXT_ROWS else NO_TEXT).recommender
+        return _recommender(name, config, run.config.seed)
+
     for name in config.models:
-        if name in RECOMMENDERS:
-            yield _Row(name, NO_TEXT, RECOMMENDERS[name](**own.get(name, {})))
-            continue
-        for setting in config.text if name in TEXT_ROWS else (NO_TEXT,):
-            texts = None if setting == NO_TEXT else article_texts(ids, described, captions, setting)
-            yield _content_row(run, name, setting, texts, photos)
+        reads = name in TEXT_ROWS or (name == "blend" and set(_blended(config)) & set(TEXT_ROWS))
+        for setting in config.text if reads else (NO_TEXT,):
+            if name in CONTENT_ROWS:
+                yield content(name, setting)
+                continue
+            parts = [part(p, setting) for p in _blended(config)] if name == "blend" else ()
+            yield Row(name, setting, _recommender(name, config, run.config.seed, parts))
 
 
 def _content_row(
     run: Run,
+    config: RecommendConfig,
     name: str,
     setting: str,
     texts: list[str | None] | None,
     photos: list[Path | None],
-) -> _Row:
+) -> Row:
     from recsys.recommenders.content import ContentRecommender, tfidf_vectors
 
     if name == "tfidf":
@@ -224,19 +449,18 @@ def _content_row(
         vectors, valid, signature = found.vectors, found.valid, found.signature
         unreadable = found.counts["unreadable_image"]
         details = f"; {unreadable:,} photos can't be read" if unreadable else ""
-    row = ContentRecommender(vectors, valid, encoder=signature)
-    missing = row.n_without_vector
-    note = (
-        f"{_label(name, setting)}: {missing:,} of {len(photos):,} articles have no vector and are "
-        f"never recommended by this row{details}"
-        if missing
-        else ""
+    own = {"vectors": vectors, "valid": valid, "encoder": signature}
+    given = config.parameters.get(name, {})
+    recommender = build(ContentRecommender, own, given, f"recommend.parameters.{name}")
+    missing = recommender.n_without_vector
+    row = Row(name, setting, recommender)
+    if not missing:
+        return row
+    return replace(
+        row,
+        note=f"{row.label}: {missing:,} of {len(photos):,} articles have no vector and are never "
+        f"recommended by this row{details}",
     )
-    return _Row(name, setting, row, note)
-
-
-def _label(name: str, setting: str) -> str:
-    return name if setting == NO_TEXT else f"{name} ({setting})"
 
 
 def embed(
@@ -253,6 +477,7 @@ def embed(
     checkpoints = {
         family: checkpoint(getattr(names, family), family)
         for family in ENCODED_BY.get(encoder, (encoder.partition("-")[0],))
+        if hasattr(names, family)
     }
     with run.progress() as progress:
         return encode(
@@ -264,137 +489,3 @@ def embed(
             batch_size=names.batch_size,
             progress=lambda what, done, total: progress(f"embedding {what}", done, total),
         )
-
-
-def _rank(
-    recommender: Recommender,
-    users: NDArray[np.int32],
-    config: RecommendConfig,
-    progress: Callable[[int, int], None],
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    blocks = []
-    for start in range(0, len(users), USERS_A_BLOCK):
-        block = users[start : start + USERS_A_BLOCK]
-        blocks.append(
-            recommender.recommend(block, config.list_length, exclude_seen=config.exclude_seen)
-        )
-        progress(start + len(block), len(users))
-    return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
-
-
-def _measure(
-    row: _Row,
-    ranked: tuple[NDArray[np.int32], NDArray[np.float32]],
-    split: Split,
-    users: NDArray[np.int32],
-    config: RecommendConfig,
-    seed: int,
-    protocol: str,
-) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    from recsys.metrics import score_lists
-    from recsys.significance import bootstrap_mean
-
-    scores = score_lists(ranked[0], split.test.matrix[users], METRICS, config.k)
-    table = []
-    for score in scores.values():
-        assert score.per_user is not None
-        interval = bootstrap_mean(score.per_user, seed=seed, n_resamples=config.bootstrap)
-        table.append(
-            {
-                "recommender": row.name,
-                "setting": row.setting,
-                "metric": score.name,
-                "k": score.k,
-                "value": score.value,
-                "low": interval.low,
-                "high": interval.high,
-                "n_users": score.n_users,
-                "signature": f"{score.signature}|{row.recommender.signature}|{protocol}",
-            }
-        )
-    frame = pl.DataFrame(
-        {
-            "user_id": split.train.user_ids.gather(users),
-            "recommender": [row.name] * len(users),
-            "setting": [row.setting] * len(users),
-            **{name: score.per_user for name, score in scores.items()},
-        }
-    )
-    return table, frame
-
-
-def _as_frame(
-    row: _Row,
-    ranked: tuple[NDArray[np.int32], NDArray[np.float32]],
-    train: Interactions,
-    users: NDArray[np.int32],
-) -> pl.DataFrame:
-    items, scores = ranked
-    at = np.nonzero(items >= 0)
-    return pl.DataFrame(
-        {
-            "user_id": train.user_ids.gather(users[at[0]]),
-            "rank": (at[1] + 1).astype(np.int32),
-            "article_id": train.item_ids.gather(items[at]),
-            "score": scores[at],
-        }
-    ).with_columns(pl.lit(row.name).alias("recommender"), pl.lit(row.setting).alias("setting"))
-
-
-def _differences(user_metrics: pl.DataFrame, config: RecommendConfig, seed: int) -> pl.DataFrame:
-    """Every later text setting against the first, per row and metric, with Holm's correction."""
-    from recsys.significance import holm, paired_bootstrap
-
-    found: list[dict[str, Any]] = []
-    names = [f"{metric}@{k}" for metric in METRICS for k in config.k]
-    for (name,), rows in user_metrics.group_by(["recommender"], maintain_order=True):
-        parts = dict(rows.partition_by("setting", as_dict=True, maintain_order=True))
-        (first,), *others = parts
-        for (other,) in others:
-            for metric in names:
-                difference = paired_bootstrap(
-                    parts[(other,)][metric],
-                    parts[(first,)][metric],
-                    seed=seed,
-                    n_resamples=config.bootstrap,
-                )
-                found.append(
-                    {
-                        "recommender": name,
-                        "setting": other,
-                        "against": first,
-                        "metric": metric,
-                        "difference": difference.estimate,
-                        "low": difference.low,
-                        "high": difference.high,
-                        "p": difference.p_value,
-                        "detectable": difference.detectable,
-                        "n_users": difference.n,
-                    }
-                )
-    if not found:
-        return pl.DataFrame(schema=DIFFERENCES)
-    frame = pl.DataFrame(found)
-    return frame.with_columns(pl.Series("p_holm", holm(frame["p"].to_numpy()))).select(*DIFFERENCES)
-
-
-def _print_table(metrics: pl.DataFrame, record: dict[str, Any]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    names = list(dict.fromkeys(zip(metrics["metric"], metrics["k"], strict=True)))
-    table = Table("row", "text", *(f"{m.upper()}@{k}" for m, k in names), box=box.SIMPLE_HEAD)
-    for (name, setting), rows in metrics.group_by(["recommender", "setting"], maintain_order=True):
-        cells = {(r["metric"], r["k"]): r for r in rows.iter_rows(named=True)}
-        table.add_row(str(name), str(setting), *(_cell(**cells[n]) for n in names))
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{record['protocol']}; ± is half the 95 % bootstrap interval over users", style="dim"
-    )
-
-
-def _cell(*, value: float, low: float, high: float, **_: object) -> str:
-    """A value and half its interval in eleven characters, so that the table fits a terminal."""
-    return "±".join(f"{x:.4f}".removeprefix("0") for x in (value, (high - low) / 2))

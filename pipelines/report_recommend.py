@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -163,11 +164,11 @@ def customers(page: Page) -> dict[str, Any] | None:
     """Customers with a history: half with a hit among the lists shown, half drawn from the rest."""
     results, wanted = page.results, page.run.config.report.customers
     lists, metric = results.recommendations, results.ranking_metric()
-    if lists is None or metric is None or not wanted:
-        return None
-    days = int(results.manifests["recommend"]["config"]["recommend"]["test_days"])
+    cutoff = results.split.get("cutoff")
+    if lists is None or metric is None or not wanted or cutoff is None:
+        return None  # without one moment for everybody, a history has no before and after
+    first = date.fromisoformat(cutoff)
     bought = page.catalog.purchases
-    first = bought["t_dat"].max() - pl.duration(days=days - 1)
     purchases = bought.select(
         pl.col("customer_id").alias("user_id"),
         "article_id",
