@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from pipelines import InputError
-from pipelines.workspace import content_key, file_sha256, folder_fingerprint
+from pipelines.workspace import file_sha256, folder_fingerprint
 
 ARTICLE_COLUMNS = (
     "article_id",
@@ -122,16 +122,6 @@ def fingerprints(folder: Path, *, purchases: bool = True) -> dict[str, str]:
     found = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
     found["images"] = folder_fingerprint(folder / "images", "*/*.jpg")
     return found
-
-
-def normalise(text: str | None) -> str:
-    """A description as it is compared: lower-cased, punctuation and runs of blanks gone."""
-    return " ".join(re.sub(r"[^\w\s]", " ", (text or "").lower()).split())
-
-
-def catalog_key(catalog: Catalog) -> str:
-    """Content hash of the articles as they were understood."""
-    return content_key(catalog.articles.hash_rows(seed=0).to_list())
 
 
 def _articles(path: Path) -> tuple[pl.DataFrame, list[Finding]]:

@@ -329,10 +329,6 @@ def _word_chart(page: Page, texts: Mapping[str, Sequence[str]]) -> dict[str, str
     )
 
 
-def _field_of(bar: tuple[str, float]) -> str:
-    return bar[0].partition(", ")[0]
-
-
 def _percent(rate: Mapping[str, float | None]) -> Estimate | None:
     value, low, high = rate["value"], rate["low"], rate["high"]
     if value is None or low is None or high is None:

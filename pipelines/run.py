@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +48,6 @@ class Run:
     def folder(self) -> Path:
         """The run's directory."""
         return self.workspace.folder
-
-    def with_config(self, config: Config) -> Run:
-        """The same run under another configuration."""
-        return replace(self, config=config)
 
     def catalog(self, *, purchases: bool = True) -> Catalog:
         """Read the tables and say every finding."""
