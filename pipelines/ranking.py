@@ -198,7 +198,8 @@ def print_table(metrics: pl.DataFrame, protocol: str) -> None:
 
     console = Console()
     names = list(dict.fromkeys(zip(metrics["metric"], metrics["k"], strict=True)))
-    wide = max(1, (console.width - 24) // 13)
+    longest = max(len(f"{metric}@{k}") for metric, k in names)
+    wide = max(1, (console.width - 26) // (max(11, longest) + 2))
     for start in range(0, len(names), wide):
         shown = names[start : start + wide]
         heads = [f"{metric.upper()}@{k}" for metric, k in shown]

@@ -9,6 +9,7 @@ import polars as pl
 
 from pipelines import InputError
 from pipelines.augment import article_texts
+from pipelines.catalog import ID_DIGITS
 from pipelines.recommend import TEXT_ROWS, embed
 from pipelines.run import Run
 
@@ -26,7 +27,7 @@ def similar(run: Run, article: str, *, encoder: str = "clip", k: int = 10) -> li
     catalog = run.catalog(purchases=False)
     articles = catalog.articles
     ids = articles["article_id"].to_list()
-    wanted = article.zfill(10)
+    wanted = article if article in ids else article.zfill(ID_DIGITS)
     if wanted not in ids:
         near = difflib.get_close_matches(wanted, ids, n=3)
         raise InputError(
@@ -45,8 +46,9 @@ def similar(run: Run, article: str, *, encoder: str = "clip", k: int = 10) -> li
     found = embed(run, encoder, texts, None if encoder == "sbert" else catalog.photos())
     row = ids.index(wanted)
     if not found.valid[row]:
-        missing = "text" if encoder == "sbert" else "readable photo"
-        raise InputError(f"article {wanted} has no {missing}, so {encoder} can't place it")
+        lacks = {"sbert": "no text", "resnet": "no readable photo", "hog": "no readable photo"}
+        missing = lacks.get(encoder, "neither text nor a readable photo")
+        raise InputError(f"article {wanted} has {missing}, so {encoder} can't place it")
     norms = np.linalg.norm(found.vectors, axis=1, keepdims=True)
     unit = found.vectors / np.maximum(norms, np.float32(1e-12))
     others = found.valid.copy()

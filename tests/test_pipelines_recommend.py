@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
@@ -267,6 +268,39 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     assert expected in fails("recommend", *(a.format(table) for a in arguments))
     assert [p.name for p in tmp_path.iterdir()] == ["taken.csv"]
+
+
+def test_similar_articles(tmp_path: Path) -> None:
+    """Three photos of upright bars, one of them brighter, and one of flat bars."""
+    from PIL import Image
+
+    data = tmp_path / "shop"
+    lines = [
+        "article_id,product_code,prod_name,product_type_name,graphical_appearance_name,"
+        "colour_group_name,detail_desc"
+    ]
+    y, x = np.mgrid[:96, :64]
+    bars = [(x // 4) % 2, (x // 4) % 2 * 0.7, (y // 4) % 2, (x // 4) % 2 * 0.9, None]
+    for i, bar in enumerate(bars, start=1):
+        name = f"01{i:08}"
+        lines.append(f"{name},{name[:7]},Thing {i},Top,Stripe,Red,A thing.")
+        if bar is not None:
+            (data / "images" / name[:3]).mkdir(parents=True, exist_ok=True)
+            pixels = (255 * np.repeat(bar[..., None], 3, axis=2)).astype(np.uint8)
+            Image.fromarray(pixels).save(data / f"images/{name[:3]}/{name}.jpg", quality=95)
+    (data / "articles.csv").write_text("\n".join(lines))
+    runs: list[str | Path] = ["--runs", tmp_path / "runs", "--data", data, "--encoder", "hog"]
+    done = fcr("similar", "0100000001", "--k", "9", *runs)
+    assert done.exit_code == 0, done.output
+    found = [line.split() for line in done.output.splitlines() if line.startswith("01")]
+    assert [line[0][-1] for line in found] == ["1", "4", "2", "3"]
+    assert found[1][2:4] == ["Thing", "4"]
+    scores = [float(line[1]) for line in found[1:]]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.9 > 0.5 > scores[2]
+    assert fcr("similar", "100000001", *runs).exit_code == 0  # the zero in front is the shop's
+    assert "there is no article" in fails("similar", "77", *runs)
+    assert "no readable photo" in fails("similar", "0100000005", *runs)
 
 
 def test_mistakes_of_saved_lists(table: Path, tmp_path: Path) -> None:

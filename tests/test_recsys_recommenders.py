@@ -31,8 +31,9 @@ from recsys.recommenders import (
     UserKNN,
 )
 from recsys.recommenders.base import Recommender
+from recsys.recommenders.content import ContentRecommender
 
-EVERY = sorted(RECOMMENDERS)
+EVERY = [*sorted(RECOMMENDERS), "content", "content-sparse"]
 
 
 def interactions(matrix: np.ndarray, *, times: bool = False) -> Interactions:
@@ -91,10 +92,24 @@ def lists(item_idx: np.ndarray) -> list[list[int]]:
 # ---------------------------------------------------------------- the contract
 
 
+class Content(ContentRecommender):
+    """Cut to the items of the training data, whose number differs between the tests."""
+
+    def _fit(self, train: Interactions) -> None:
+        assert self.valid is not None
+        self.vectors, self.valid = self.vectors[: train.n_items], self.valid[: train.n_items]
+        super()._fit(train)
+
+
 @pytest.fixture(params=EVERY)
 def recommender(request: pytest.FixtureRequest) -> Recommender:
     if request.param == "blend":
         return Blend([ItemKNN(k=5), MostPop()], [2.0, 1.0])
+    if request.param.startswith("content"):
+        vectors = np.random.default_rng(4).normal(size=(40, 6)).astype(np.float32)
+        vectors[[5, 11]] = 0  # items without a vector
+        vectors[7] = vectors[3]  # a tie
+        return Content(csr_matrix(vectors) if request.param.endswith("sparse") else vectors)
     if request.param == "bpr":
         return BPR(factors=8, iterations=5)
     return RECOMMENDERS[request.param]()
