@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Le, MinLen
 
 from caption.train import TrainConfig
 from pipelines import InputError
@@ -24,7 +24,6 @@ from pipelines import InputError
 Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
 TextSetting = Literal["original", "caption", "fill", "both"]
 DemoRow = Literal[
     "random", "mostpop", "userknn", "itemknn", "tfidf", "sbert", "resnet", "resbert", "clip"
@@ -36,7 +35,6 @@ ROWS: tuple[DemoRow, ...] = typing.get_args(DemoRow)
 """What `all` stands for."""
 EVERY_ROW: tuple[Row, ...] = typing.get_args(Row)
 """What `every` stands for."""
-TEXT_SETTINGS: tuple[TextSetting, ...] = typing.get_args(TextSetting)
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,17 @@ class GenerateConfig:
 class ScoreConfig:
     """Scoring and auditing captions."""
 
-    metrics: tuple[str, ...] = ("bleu", "rouge-l", "cider-d", "meteor")
-    """Caption metrics; one that can't run here is reported as unavailable with its reason."""
+    metrics: tuple[str, ...] = (
+        "bleu",
+        "rouge-l",
+        "cider-d",
+        "meteor",
+        "attributes",
+        "category",
+        "verbatim",
+    )
+    """Caption metrics; one that can't run here is reported as unavailable with its reason. Besides
+    those named here: `spice`, `clipscore`, `diversity`."""
     baselines: tuple[Literal["most-frequent", "copy-nearest", "consensus"], ...] = (
         "most-frequent",
         "copy-nearest",

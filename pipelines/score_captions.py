@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 STAGE = "score-captions"
 PRETRAINED = "pretrained"
 CATALOGUE = "catalogue"
+FILE_METRICS = ("bleu", "rouge-l", "cider-d", "meteor")
+"""Metrics that need nothing but captions and references."""
 SCORES = {
     **dict.fromkeys(("captioner", "metric"), pl.String),
     **dict.fromkeys(("value", "low", "high"), pl.Float64),
@@ -152,7 +154,7 @@ def score_files(
     scores = measure(
         pair.hypotheses,
         pair.references,
-        tuple(metrics or config.metrics),
+        tuple(metrics or FILE_METRICS),
         images=photos,
         training=texts,
         backend=backend,
