@@ -91,12 +91,15 @@ def benchmark(
         vectors: (n_items, dim) float32, where `diversity` is measured.
     """
     users = split.test_users
-    dropped = config.split.drop_cold
+    dropped, how = config.split.drop_cold, config.split
+    filters = {"core": how.core, "min_user": how.min_user, "min_item": how.min_item}
+    kept = ",".join(f"{name}={n}" for name, n in filters.items() if n > 1 or (name == "core" and n))
     protocol = (
         f"split:{split.report.method}|candidates:{split.train.n_items} {items}, cold kept"
         f"|seen:{'excluded' if config.exclude_seen else 'kept'}|seed:{run.config.seed}"
         + (f"|cold test {'users and items' if dropped == 'both' else dropped} left out")
         * (dropped != "no")
+        + f"|kept:{kept}" * bool(kept)
     )
     record["protocol"] = protocol
     cutoff = None if split.cutoff is None else split.cutoff.isoformat()

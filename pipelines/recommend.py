@@ -7,7 +7,7 @@ table of interactions without articles is enough for the rows that read neither 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,31 +15,26 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipelines import InputError
-from pipelines.augment import article_texts
 from pipelines.catalog import Catalog, fingerprints
 from pipelines.config import EVERY_ROW, ROWS, Config, RecommendConfig
-from pipelines.parameters import build, read
 from pipelines.ranking import NO_TEXT, Row, benchmark, check_metrics, measured_part, print_table
+from pipelines.rows import (
+    CONTENT_ROWS,
+    ENCODED_BY,
+    TEXT_ROWS,
+    article_rows,
+    check_parameters,
+    embed,
+    make_recommender,
+    with_parts,
+)
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.workspace import Workspace, file_sha256
 
 if TYPE_CHECKING:
-    from recsys.encoders import Embeddings
     from recsys.interactions import Interactions
-    from recsys.recommenders.base import Recommender
     from recsys.splits import Split
 
-TEXT_ROWS = ("tfidf", "sbert", "resbert", "clip")
-CONTENT_ROWS = (*TEXT_ROWS, "resnet", "hog")
-"""Rows that need articles."""
-ENCODED_BY = {
-    "sbert": ("sbert",),
-    "resnet": ("resnet",),
-    "resbert": ("resnet", "sbert"),
-    "clip": ("clip",),
-    "hog": (),
-}
-"""Row -> the encoders of the configuration that it needs."""
 FILTER = "recommend.split.core, min_user and min_item"
 
 
@@ -100,7 +95,7 @@ def recommend(
         assert manifest is not None
         inputs["captions.parquet"] = manifest["files"]["captions.parquet"]
     names = asdict(run.config.encoders)
-    encoders = [*_with_parts(config), *([config.diversity] if _diverse(config) else [])]
+    encoders = [*with_parts(config), *([config.diversity] if _diverse(config) else [])]
     for family in sorted({f for name in encoders for f in ENCODED_BY.get(name, ())}):
         inputs[f"encoder {family}"] = checkpoint_hash(checkpoint(names[family], family))
     settings = {"recommend": _plain(config), "encoders": names}
@@ -115,7 +110,7 @@ def recommend(
             vectors = None
             if _diverse(config):
                 vectors = embed(run, config.diversity, None, catalog.photos()).vectors
-            rows = _rows(run, config, catalog, captions_file)
+            rows = article_rows(run, config, catalog, captions_file)
             benchmark(
                 run, config, split, rows,
                 folder=stage.folder, record=stage.record, vectors=vectors,
@@ -170,7 +165,7 @@ def recommend_files(
             "kept by recommend.split.validation_days or recommend.split.validation"
         )
     settings = _chosen(whole.recommend, models, exclude_seen)
-    lost = [name for name in _with_parts(settings) if name in CONTENT_ROWS]
+    lost = [name for name in with_parts(settings) if name in CONTENT_ROWS]
     asked = [name for name in lost if name in models or name not in settings.models]
     kept = tuple(name for name in settings.models if name not in CONTENT_ROWS)
     if asked or not kept:
@@ -202,7 +197,7 @@ def recommend_files(
     ) as stage:
         result = stage.path("metrics.csv")
         if not stage.reused:
-            rows = (Row(n, NO_TEXT, _recommender(n, settings, whole.seed)) for n in kept)
+            rows = (Row(n, NO_TEXT, make_recommender(n, settings, whole.seed)) for n in kept)
             benchmark(
                 run, settings, split, rows,
                 folder=stage.folder, record=stage.record, items="items",
@@ -231,22 +226,8 @@ def _chosen(
             f"recommend.parameters.{unknown[0]}: there is no such row; expected one of "
             f"{', '.join(EVERY_ROW)}"
         )
-    _check_parameters(config)
+    check_parameters(config)
     return config
-
-
-def _check_parameters(config: RecommendConfig) -> None:
-    """Refuse what can be refused before an hour of other rows has passed."""
-    from recsys.recommenders import RECOMMENDERS
-    from recsys.recommenders.content import ContentRecommender
-
-    for name in _with_parts(config):
-        if name in RECOMMENDERS and name != "blend":
-            _recommender(name, config, 0)
-            continue
-        given = {k: v for k, v in config.parameters.get(name, {}).items() if k != "parts"}
-        kind = RECOMMENDERS.get(name, ContentRecommender)
-        read(kind, given, f"recommend.parameters.{name}")
 
 
 def _plain(config: RecommendConfig) -> dict[str, Any]:
@@ -348,7 +329,7 @@ def _reported(split: Split, config: RecommendConfig, run: Run) -> Split:
     split = measured_part(split, config)
     for line in split.report.lines():
         run.say(line)
-    for name in _with_parts(config):
+    for name in with_parts(config):
         needs = getattr(RECOMMENDERS.get(name), "memory_bytes", None)
         if needs is None:
             continue
@@ -360,132 +341,3 @@ def _reported(split: Split, config: RecommendConfig, run: Run) -> Split:
                 "out, or keep fewer items with recommend.split.min_item"
             )
     return split
-
-
-def _with_parts(config: RecommendConfig) -> list[str]:
-    """Names of the rows, and of what `blend` blends."""
-    parts = _blended(config) if "blend" in config.models else ()
-    return list(dict.fromkeys((*config.models, *parts)))
-
-
-def _blended(config: RecommendConfig) -> tuple[str, ...]:
-    parts = config.parameters.get("blend", {}).get("parts", ("itemknn", "mostpop"))
-    rows = [name for name in EVERY_ROW if name != "blend"]
-    wrong = parts if not isinstance(parts, list | tuple) else [p for p in parts if p not in rows]
-    if wrong or not parts:
-        raise InputError(
-            f"recommend.parameters.blend.parts is {parts!r}: expected a list of rows among "
-            f"{', '.join(rows)}"
-        )
-    return tuple(parts)
-
-
-def _recommender(
-    name: str, config: RecommendConfig, seed: int, parts: Sequence[Recommender] = ()
-) -> Recommender:
-    """A row that needs no articles, with its parameters; `parts` are those of a blend."""
-    from recsys.recommenders import RECOMMENDERS
-
-    own: dict[str, Any] = {
-        "userknn": {"k": config.userknn_neighbours},
-        "itemknn": {"k": config.itemknn_neighbours},
-        **{drawn: {"seed": seed} for drawn in ("random", "als", "bpr")},
-    }.get(name, {})
-    given = dict(config.parameters.get(name, {}))
-    if name == "blend":
-        given.pop("parts", None)
-        own = {"parts": parts or [_recommender(p, config, seed) for p in _blended(config)]}
-    return build(RECOMMENDERS[name], own, given, f"recommend.parameters.{name}")
-
-
-def _rows(
-    run: Run, config: RecommendConfig, catalog: Catalog, captions_file: Path | None
-) -> Iterator[Row]:
-    """Rows in the table's order; vectors are encoded here, cached by content."""
-    captions: dict[str, str] = {}
-    if captions_file is not None:
-        frame = pl.read_parquet(captions_file)
-        captions = dict(zip(frame["article_id"], frame["caption"], strict=True))
-    described = catalog.articles["detail_desc"].to_list()
-    ids = catalog.articles["article_id"].to_list()
-    photos = catalog.photos()
-
-    def content(name: str, setting: str) -> Row:
-        texts = None if setting == NO_TEXT else article_texts(ids, described, captions, setting)
-        return _content_row(run, config, name, setting, texts, photos)
-
-    def part(name: str, setting: str) -> Recommender:
-        if name in CONTENT_ROWS:
-            return content(name, setting if name in TEXT_ROWS else NO_TEXT).recommender
-        return _recommender(name, config, run.config.seed)
-
-    for name in config.models:
-        reads = name in TEXT_ROWS or (name == "blend" and set(_blended(config)) & set(TEXT_ROWS))
-        for setting in config.text if reads else (NO_TEXT,):
-            if name in CONTENT_ROWS:
-                yield content(name, setting)
-                continue
-            parts = [part(p, setting) for p in _blended(config)] if name == "blend" else ()
-            yield Row(name, setting, _recommender(name, config, run.config.seed, parts))
-
-
-def _content_row(
-    run: Run,
-    config: RecommendConfig,
-    name: str,
-    setting: str,
-    texts: list[str | None] | None,
-    photos: list[Path | None],
-) -> Row:
-    from recsys.recommenders.content import ContentRecommender, tfidf_vectors
-
-    if name == "tfidf":
-        assert texts is not None
-        vectors, valid = tfidf_vectors(texts)
-        signature = "tfidf"
-        details = ""
-    else:
-        found = embed(run, name, texts, None if name == "sbert" else photos)
-        vectors, valid, signature = found.vectors, found.valid, found.signature
-        unreadable = found.counts["unreadable_image"]
-        details = f"; {unreadable:,} photos can't be read" if unreadable else ""
-    own = {"vectors": vectors, "valid": valid, "encoder": signature}
-    given = config.parameters.get(name, {})
-    recommender = build(ContentRecommender, own, given, f"recommend.parameters.{name}")
-    missing = recommender.n_without_vector
-    row = Row(name, setting, recommender)
-    if not missing:
-        return row
-    return replace(
-        row,
-        note=f"{row.label}: {missing:,} of {len(photos):,} articles have no vector and are never "
-        f"recommended by this row{details}",
-    )
-
-
-def embed(
-    run: Run,
-    encoder: str,
-    texts: list[str | None] | None,
-    photos: list[Path | None] | None,
-) -> Embeddings:
-    """Vectors of texts and photos by the run's checkpoint of `encoder`, from its cache."""
-    from recsys.encoders import encode
-
-    names = run.config.encoders
-    # A demo checkpoint has to be asked for: the encoders' own defaults are names on the hub.
-    checkpoints = {
-        family: checkpoint(getattr(names, family), family)
-        for family in ENCODED_BY.get(encoder, (encoder.partition("-")[0],))
-        if hasattr(names, family)
-    }
-    with run.progress() as progress:
-        return encode(
-            encoder,
-            texts,
-            photos,
-            checkpoints=checkpoints,
-            cache=run.workspace.cache / "embeddings",
-            batch_size=names.batch_size,
-            progress=lambda what, done, total: progress(f"embedding {what}", done, total),
-        )

@@ -16,7 +16,7 @@ from pipelines.caption_items import STAGE as CAPTIONS
 from pipelines.caption_items import load
 from pipelines.catalog import fingerprints
 from pipelines.config import ScoreConfig
-from pipelines.recommend import embed
+from pipelines.rows import embed
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import known_parts

@@ -10,7 +10,7 @@ import polars as pl
 from pipelines import InputError
 from pipelines.augment import article_texts
 from pipelines.catalog import ID_DIGITS
-from pipelines.recommend import TEXT_ROWS, embed
+from pipelines.rows import TEXT_ROWS, embed
 from pipelines.run import Run
 
 

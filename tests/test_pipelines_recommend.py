@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 
 from pipelines.cli import main
 from pipelines.config import EVERY_ROW, load_config
-from pipelines.recommend import CONTENT_ROWS, Columns, recommend_files
+from pipelines.recommend import Columns, recommend_files
+from pipelines.rows import CONTENT_ROWS
 
 DAY = 86_400
 
