@@ -147,14 +147,22 @@ main.add_command(data)
     "rebuild",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Train the four shipped demo models from nothing into DIR, and stop.",
+    help="Train the four shipped demo models from nothing into DIR (a quarter of an hour or two), "
+    "and stop.",
 )
 def demo(rebuild: Path | None, **options: Any) -> None:
     """The whole way on the embedded catalogue: captions, scores, recommendations, report."""
     if rebuild is not None:
         from pipelines.pretrain import rebuild as rebuild_models
+        from pipelines.run import live_progress
 
-        rebuild_models(rebuild, progress=None)
+        with live_progress() as progress:
+            rebuild_models(
+                rebuild,
+                progress=lambda name, step, steps, loss: progress(
+                    f"{name}, loss {loss:.3f}", step, steps
+                ),
+            )
         click.echo(f"wrote the demo models to {rebuild}")
         return
     from pipelines.demo import demo as command

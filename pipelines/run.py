@@ -60,54 +60,59 @@ class Run:
                 self.say(note)
         return catalog
 
-    @contextlib.contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Live progress on standard error; yields `(what, done, total) -> None`.
+    def progress(self) -> contextlib.AbstractContextManager[Progress]:
+        """`live_progress()`."""
+        return live_progress()
 
-        A bar on a terminal; elsewhere (a log) a line every half minute.
-        """
-        import sys
-        import time
 
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bars
+@contextlib.contextmanager
+def live_progress() -> Iterator[Progress]:
+    """Live progress on standard error; yields `(what, done, total) -> None`.
 
-        console = Console(stderr=True)
-        last = time.monotonic()
+    A bar on a terminal; elsewhere (a log) a line every half minute.
+    """
+    import sys
+    import time
 
-        def log(what: str, done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
 
-        if not console.is_terminal:
-            yield log
-            return
-        columns = (
-            TextColumn("{task.description:<24}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=console, transient=True) as bars:
-            tasks: dict[str, TaskID] = {}
+    console = Console(stderr=True)
+    last = time.monotonic()
 
-            def show(what: str, done: int, total: int) -> None:
-                name = what.partition(",")[0]  # "training, loss 1.234" stays one bar
-                if name not in tasks:
-                    tasks[name] = bars.add_task(what)
-                bars.update(tasks[name], description=what, completed=done, total=total)
+    def log(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
-            yield show
+    if not console.is_terminal:
+        yield log
+        return
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            name = what.partition(",")[0]  # "training, loss 1.234" stays one bar
+            if name not in tasks:
+                tasks[name] = bars.add_task(what)
+            bars.update(tasks[name], description=what, completed=done, total=total)
+
+        yield show
 
 
 @contextlib.contextmanager

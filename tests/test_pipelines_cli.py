@@ -176,6 +176,9 @@ def test_mistakes_on_a_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     assert (
         "cutoff" in fails("recommend", "--set=recommend.test_days=9999", *SMALL, cwd=home) or True
     )
+    for window in ("recommend.test_days=9999", "recommend.split.cutoff=2035-01-01"):
+        said = fails("recommend", "--model=mostpop", f"--set={window}", *SMALL, cwd=home)
+        assert "2018-" in said  # names the span of the purchases
     assert "has no captions" in fails(
         "score-captions", "--run=third", "--data=runs/demo/catalogue", *SMALL, cwd=home
     )

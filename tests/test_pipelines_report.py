@@ -243,9 +243,8 @@ def test_absent_stages_are_named_with_their_command(tmp_path: Path, shop: Path) 
         for stage in ("train-captioner", "caption-items", "score-captions", "recommend"):
             assert f"fcr {stage} --run shop" in Page(path.read_text(encoding="utf-8")).said
         before = path.read_bytes()
-        run = run.with_config(
-            replace(CONFIG, recommend=replace(CONFIG.recommend, models=("mostpop",)))
-        )
+        fewer = replace(CONFIG.recommend, models=("mostpop",))
+        run = replace(run, config=replace(CONFIG, recommend=fewer))
         recommend(run)
         report(run)
     html = path.read_text(encoding="utf-8")
