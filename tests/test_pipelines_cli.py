@@ -201,6 +201,16 @@ def test_a_second_process_on_the_run_is_refused(finished: tuple[Path, str]) -> N
         holder.kill()
 
 
+def test_scaled_tables_are_drawn_for_benchmarks(tmp_path: Path) -> None:
+    assert "go together" in fails("demo", "--scale=0.001", cwd=tmp_path)
+    done = fcr("demo", "--scale=0.001", "--out=tables", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert pl.read_csv(tmp_path / "tables/transactions_train.csv").height == 31_788
+    said = fcr("recommend", "--data=tables", "--model=mostpop", "--model=itemknn", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / "runs/tables/recommend/metrics.csv").is_file()
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from pipelines.cli import main\n"
