@@ -74,7 +74,8 @@ def test_cider_d_is_zero_for_one_item_and_unavailable_without_words() -> None:
     (score,) = cider_d(corpus(["a b"], [["a b"]]))
     assert isinstance(score, Score)
     assert score.value == 0
-    assert isinstance(cider_d(corpus(["a"], [[""]]))[0], Unavailable)
+    for blank in ("", " ", "\u2003\t"):
+        assert isinstance(cider_d(corpus(["a"], [[blank]]))[0], Unavailable)
 
 
 def test_signature_says_what_was_computed() -> None:

@@ -32,7 +32,7 @@ def cider_d(corpus: Corpus) -> list[Score | Unavailable]:
     frequencies come from `corpus.df_references` when given. Source: Vedantam et al. 2015.
     """
     name = "cider-d"
-    if not any(text for refs in corpus.tokenized.references for text in refs):
+    if not any(text.split() for refs in corpus.tokenized.references for text in refs):
         return [Unavailable(name, "no reference has a word left after tokenization")]
     if corpus.backend == "pycocoevalcap" and corpus.df_references is not None:
         return [Unavailable(name, "pycocoevalcap takes no document frequencies: use backend fcr")]
