@@ -180,7 +180,7 @@ class Workspace:
             return
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
-        for stale in folder.rglob(".*.tmp-*"):
+        for stale in folder.rglob(".*.tmp*"):  # ours and caption's: half files of a killed process
             stale.unlink(missing_ok=True)
         stage = Stage(folder, key, reused=False)
         started = time.monotonic()

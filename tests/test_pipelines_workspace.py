@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import InputError
+from pipelines.run import open_run
 from pipelines.workspace import Workspace, atomic_file, file_sha256
 
 
@@ -36,6 +37,32 @@ def test_a_stage_is_reused_until_its_configuration_or_files_change(tmp_path: Pat
     assert manifest["files"] == {"out.txt": file_sha256(tmp_path / "r/s/out.txt")}
     assert manifest["config"] == {"x": 2}
     assert manifest["peak_memory_mb"] > 1
+
+
+def test_half_files_of_a_killed_process_are_swept(tmp_path: Path) -> None:
+    workspace = Workspace.open("r", tmp_path)
+    (tmp_path / "r/s").mkdir()
+    for name in (".out.txt.tmp-123", ".captions.parquet.123.tmp"):
+        (tmp_path / "r/s" / name).write_text("half")
+    compute(workspace, {"x": 1})
+    manifest = workspace.manifest("s")
+    assert manifest is not None
+    assert list(manifest["files"]) == ["out.txt"]
+    assert {p.name for p in (tmp_path / "r/s").iterdir()} == {"out.txt", "manifest.json"}
+
+
+def test_a_run_remembers_its_data_and_its_preset(tmp_path: Path) -> None:
+    data = tmp_path / "shop"
+    data.mkdir()
+    where = {"runs": tmp_path / "runs", "say": lambda _: None}
+    with open_run(data=data, config="hm-small", **where) as run:
+        assert run.config.captions.test == 1000
+    with open_run(run="shop", overrides=["train.steps=3"], **where) as run:
+        assert run.data == data
+        assert run.config.captions.test == 1000
+        assert run.config.train.steps == 3
+    with open_run(run="shop", **where) as run:
+        assert run.config.train.steps == 2000  # an override is for one call
 
 
 def test_a_failed_stage_leaves_no_manifest(tmp_path: Path) -> None:
