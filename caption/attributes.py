@@ -33,12 +33,12 @@ class Vocabulary:
     words: tuple[str, ...]
     """Commonest first."""
     tagger: str = "hanta"
-    """A name of `TAGGERS`."""
+    """A name of `TAGGERS`, as `build_vocabulary` takes it."""
     min_count: int = 10
     _set: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _tagger_named(self.tagger)
+        load_tagger(self.tagger)
         object.__setattr__(self, "_set", frozenset(self.words))
 
     def attributes(self, captions: Sequence[str]) -> list[frozenset[str]]:
@@ -47,7 +47,7 @@ class Vocabulary:
         With tagger "words" they count wherever they stand, whatever their part of speech.
         """
         unique = list(dict.fromkeys(captions))
-        tagged = _tagger_named(self.tagger)(unique)
+        tagged = load_tagger(self.tagger)(unique)
         found = {c: self._set & set(words) for c, words in zip(unique, tagged, strict=True)}
         return [found[caption] for caption in captions]
 
@@ -70,12 +70,13 @@ def build_vocabulary(
     """Attribute words that stand at least `min_count` times in `texts`.
 
     `tagger`: "hanta" (needs no download), "stanza" (as published) or "spacy" (each with its English
-    model installed), or "words", which takes every word for an attribute.
+    model installed), or "words", which takes every word for an attribute. "spacy:MODEL" takes
+    another pipeline (a package or a folder), "stanza:FOLDER" another folder of models.
     Raises `InputError` on an unknown tagger, and on one that is not installed, naming the remedy.
     """
     repeated = Counter(texts)
     counts: Counter[str] = Counter()
-    for words, n in zip(_tagger_named(tagger)(list(repeated)), repeated.values(), strict=True):
+    for words, n in zip(load_tagger(tagger)(list(repeated)), repeated.values(), strict=True):
         for word in words:
             counts[word] += n
     kept = sorted(((-n, word) for word, n in counts.items() if n >= min_count))
@@ -110,7 +111,7 @@ def _plain(word: str) -> str:
 
 
 @cache
-def _hanta() -> Tagger:
+def _hanta(_: str) -> Tagger:
     try:
         from HanTa.HanoverTagger import HanoverTagger
     except ImportError:
@@ -131,7 +132,7 @@ def _hanta() -> Tagger:
 
 
 @cache
-def _stanza() -> Tagger:
+def _stanza(model: str) -> Tagger:
     remedy = "pip install stanza, then python -c \"import stanza; stanza.download('en')\""
     try:
         import stanza  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -139,7 +140,11 @@ def _stanza() -> Tagger:
         raise InputError(f"tagger 'stanza' is not installed: {remedy}") from None
     try:
         pipeline: Any = stanza.Pipeline(
-            "en", processors="tokenize,pos", download_method=None, verbose=False
+            "en",
+            processors="tokenize,pos",
+            download_method=None,
+            verbose=False,
+            **({"dir": model} if model else {}),
         )
     except Exception as error:
         raise InputError(f"tagger 'stanza' has no English model ({error}): {remedy}") from error
@@ -154,16 +159,17 @@ def _stanza() -> Tagger:
 
 
 @cache
-def _spacy() -> Tagger:
-    remedy = "pip install spacy, then python -m spacy download en_core_web_sm"
+def _spacy(model: str) -> Tagger:
+    model = model or "en_core_web_sm"
+    remedy = f"pip install spacy, then python -m spacy download {model}"
     try:
         import spacy  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise InputError(f"tagger 'spacy' is not installed: {remedy}") from None
     try:
-        pipeline: Any = spacy.load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
+        pipeline: Any = spacy.load(model, disable=["parser", "ner", "lemmatizer"])
     except OSError as error:
-        raise InputError(f"tagger 'spacy' has no English model: {remedy}") from error
+        raise InputError(f"tagger 'spacy' has no pipeline {model!r}: {remedy}") from error
 
     def tag(captions: Sequence[str]) -> list[list[str]]:
         documents = pipeline.pipe([caption.lower() for caption in captions])
@@ -173,7 +179,7 @@ def _spacy() -> Tagger:
 
 
 @cache
-def _words() -> Tagger:
+def _words(_: str) -> Tagger:
     return lambda captions: [[_plain(w) for w in words_of(c) if w[0].isalnum()] for c in captions]
 
 
@@ -181,16 +187,21 @@ def _universal(tagged: Any) -> list[str]:
     return [_plain(word) for word, pos in tagged if pos in ("NOUN", "ADJ", "PROPN")]
 
 
-TAGGERS: dict[str, Callable[[], Tagger]] = {
+TAGGERS: dict[str, Callable[[str], Tagger]] = {
     "hanta": _hanta,
     "stanza": _stanza,
     "spacy": _spacy,
     "words": _words,
 }
-"""Tagger name -> what loads it, once."""
+"""Tagger name -> what loads it, once, from the model named behind its colon ("" for its own)."""
 
 
-def _tagger_named(name: str) -> Tagger:
-    if name not in TAGGERS:
-        raise InputError(f"unknown tagger {name!r}: expected one of {', '.join(TAGGERS)}")
-    return TAGGERS[name]()
+def load_tagger(tagger: str) -> Tagger:
+    """The tagger of that name, as `build_vocabulary` takes it. Raises `InputError` as it does."""
+    name, _, model = tagger.partition(":")
+    if name not in TAGGERS or (model and name not in ("stanza", "spacy")):
+        raise InputError(
+            f"unknown tagger {tagger!r}: expected one of {', '.join(TAGGERS)}; spacy and stanza "
+            "take a model behind a colon (spacy:en_core_web_trf)"
+        )
+    return TAGGERS[name](model)

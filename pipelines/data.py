@@ -97,9 +97,9 @@ def prepare(
         sizes: examples a part (counts, shares, one -1 for the rest) or altogether.
         as_published: cut as the published comparison did, leaks included.
         seed: of the draw.
-        tagger: name of `caption.attributes.TAGGERS`: adds the nouns and adjectives that stand at
-            least ten times in train to the attributes. None keeps the dataset's own attributes and,
-            for H&M, the colour.
+        tagger: as `caption.attributes.load_tagger` takes it: adds the nouns and adjectives that
+            stand at least ten times in train to the attributes. None keeps the dataset's own
+            attributes and, for H&M, the colour.
         say: receives lines for the user.
         progress: receives (what, done, total) while photos are written.
 
@@ -110,6 +110,8 @@ def prepare(
         InputError: unknown name, files missing or out of step, `out` holding something else, parts
             that don't fit.
     """
+    from caption.attributes import load_tagger
+
     if dataset not in DATASETS:
         raise InputError(f"unknown dataset {dataset!r}: expected one of {', '.join(DATASETS)}")
     source, out = Path(source).resolve(), Path(out).resolve()
@@ -121,6 +123,8 @@ def prepare(
         raise InputError(f"--split {split!r}: expected one of {', '.join(POLICIES)}")
     if isinstance(sizes, Mapping):
         sizes = dict(sorted(sizes.items()))  # their order decides ties
+    if tagger is not None:
+        load_tagger(tagger)  # refused before the photos are read, not after
     inputs = _inputs(dataset, source, out)
     config: dict[str, Any] = {
         "dataset": dataset, "source": str(source), "split": split, "as_published": as_published,

@@ -72,8 +72,9 @@ def get(name: str | None, out: Path | None, accepted: bool, client: str) -> None
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--tagger",
-    type=click.Choice(["hanta", "stanza", "spacy", "words"]),
-    help="Add nouns and adjectives that stand in train ten times to the attributes.",
+    metavar="hanta|stanza|spacy|words",
+    help="Add nouns and adjectives that stand in train ten times to the attributes; another model "
+    "of spacy or stanza stands behind a colon (spacy:en_core_web_trf).",
 )
 def prepare(dataset: str, source: Path, out: Path, size: str | None, **options: Any) -> None:
     """Raw files to a caption set with splits, and for hm checked tables."""

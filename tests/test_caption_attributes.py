@@ -43,11 +43,11 @@ def test_words_of() -> None:
 
 @needs_hanta
 def test_hanta_finds_nouns_and_adjectives() -> None:
-    (found,) = TAGGERS["hanta"]()(
+    (found,) = TAGGERS["hanta"]("")(
         ["A long-sleeved red T-shirt in soft cotton with a printed motif."]
     )
     assert found == ["longsleeved", "red", "tshirt", "soft", "cotton", "printed", "motif"]
-    assert TAGGERS["hanta"]()(["", "?!"]) == [[], []]
+    assert TAGGERS["hanta"]("")(["", "?!"]) == [[], []]
 
 
 @needs_hanta
@@ -78,6 +78,36 @@ def test_a_tagger_that_is_not_installed_says_how_to_get_it(name: str) -> None:
         build_vocabulary(["a"], tagger=name)
     (answer, *_) = attributes(corpus_of(["a"], [["a"]]), vocabulary=None)
     assert isinstance(answer, Unavailable)
+
+
+def test_spacy_tags_with_the_pipeline_that_is_named(tmp_path: Path) -> None:
+    spacy = pytest.importorskip("spacy")
+    example = pytest.importorskip("spacy.training").Example
+    nouns, others = ["dress", "hat", "shirt", "sock"], ["a", "in", "with", "the"]
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("morphologizer")
+    pos = {
+        "red": "ADJ",
+        "soft": "ADJ",
+        **dict.fromkeys(nouns, "NOUN"),
+        **dict.fromkeys(others, "X"),
+    }
+    texts = [f"{a} {b} {c}" for a in others for b in ("red", "soft") for c in nouns]
+    examples = [
+        example.from_dict(
+            pipeline.make_doc(t), {"pos": [pos[w] for w in t.split()], "morphs": [""] * 3}
+        )
+        for t in texts
+    ]
+    pipeline.initialize(lambda: examples)
+    for _ in range(10):
+        pipeline.update(examples)
+    pipeline.to_disk(tmp_path / "model")
+    vocabulary = build_vocabulary(texts, tagger=f"spacy:{tmp_path / 'model'}")
+    assert set(vocabulary.words) == {"red", "soft"}  # 16 times each, a noun only 8
+    assert vocabulary.attributes(["a red hat"]) == [{"red"}]
+    with pytest.raises(InputError, match="has no pipeline 'nowhere'"):
+        build_vocabulary(["a"], tagger="spacy:nowhere")
 
 
 def test_unknown_tagger_and_broken_file(tmp_path: Path) -> None:
