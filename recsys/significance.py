@@ -2,11 +2,13 @@
 
 Values are per-user metrics; users are resampled with replacement. Resamples are drawn in blocks
 of bounded size. Where few distinct values occur (most users have no hit) their counts are drawn
-from the multinomial, which is the same distribution at a fraction of the cost.
+from the multinomial, which is the same distribution at a fraction of the cost. Many comparisons on
+the same users share their resamples (`Resampled`), so that a pair of columns costs a subtraction.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -117,6 +119,109 @@ def paired_bootstrap(
     return PairedDifference(mean, float(low), float(high), level, n, p_value, detectable)
 
 
+@dataclass(frozen=True)
+class SeededDifference(PairedDifference):
+    """A paired difference averaged over seeds."""
+
+    n_changed: int
+    """Users whose value differs under any seed."""
+    n_seeds: int
+    """Different seeds behind the average; 1 where neither side depends on the seed."""
+    seed_sd: float
+    """Standard deviation of the true difference from seed to seed, beyond what the users' noise
+    explains (0 where it explains all); NaN with one seed."""
+
+
+class Resampled:
+    """Columns of per-user values and the bootstrap means of each, users drawn alike for all.
+
+    Args:
+        values: (n, columns) float; NaN marks a user without a value in that column.
+        seed: of the resampling.
+        n_resamples: bootstrap samples; a p-value is at least 1 / (n_resamples + 1), so take more
+            than the number of comparisons that are corrected together times 20.
+
+    Raises:
+        InputError: values that are not two-dimensional, n_resamples < 1.
+    """
+
+    def __init__(self, values: ArrayLike, *, seed: int = 0, n_resamples: int = 10_000) -> None:
+        self.values = np.asarray(values, dtype=np.float64)
+        if self.values.ndim != 2:
+            raise InputError(f"values have shape {self.values.shape}; expected (users, columns)")
+        if n_resamples < 1:
+            raise InputError(f"n_resamples is {n_resamples}; expected at least 1")
+        self.seed = seed
+        self._means = _column_means(self.values, n_resamples, np.random.default_rng(seed))
+
+    def mean(self, columns: Sequence[int], *, level: float = 0.95) -> Interval:
+        """Interval of the mean of `columns` (one a seed), averaged user by user."""
+        found = self.difference(columns, None, level=level)
+        return Interval(found.estimate, found.low, found.high, level, found.n)
+
+    def difference(
+        self, treatment: Sequence[int], control: Sequence[int] | None, *, level: float = 0.95,
+        tests: int = 1,
+    ) -> SeededDifference:  # fmt: skip
+        """Mean of treatment - control over the users that have both, and over seeds.
+
+        Users are a random sample and so are seeds. The bootstrap over users of the seeds' average
+        carries the users' noise; a Student t with seeds - 1 degrees of freedom, scaled by the
+        variance between seeds that the interaction of users and seeds does not explain, is added
+        to it (the expected mean squares of a two-way layout without replication: Searle, Casella
+        and McCulloch 1992, section 4.3). With one seed it is `paired_bootstrap`.
+
+        Args:
+            treatment: columns, one a seed; a single one stands for all seeds.
+            control: likewise, in the order of the same seeds; None compares with 0.
+            level: coverage of the interval.
+            tests: comparisons that are corrected together; `detectable` is at level
+                1 - (1 - level) / tests.
+        """
+        from scipy.stats import norm
+
+        seeds = max(len(treatment), len(control or ()))
+        sides = [c for c in (treatment, control) if c is not None]
+        if not seeds or any(len(side) not in (1, seeds) for side in sides):
+            raise InputError(
+                f"treatment has {len(treatment)} seeds and control {len(control or ())}; both need "
+                "the same seeds, or one column for all of them"
+            )
+        each = self.values[:, list(treatment)] + np.zeros((1, seeds))
+        means = self._means[:, list(treatment)].mean(axis=1)
+        if control is not None:
+            each = each - self.values[:, list(control)]
+            means = means - self._means[:, list(control)].mean(axis=1)
+        each = each[~np.isnan(each).any(axis=1)]  # (n, seeds)
+        n = len(each)
+        nan = float("nan")
+        if n == 0:
+            return SeededDifference(nan, nan, nan, level, 0, nan, nan, 0, seeds, nan)
+        own = each.mean(axis=1)
+        estimate = float(own.mean())
+        variance = float(own.var(ddof=1)) / n if n > 1 else nan
+        between = _seed_variance(each)
+        if seeds > 1 and between > 0:
+            rng = np.random.default_rng([self.seed, seeds])
+            means = means + rng.standard_t(seeds - 1, len(means)) * (between / seeds) ** 0.5
+        low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+        tolerance = 1e-12 * max(float(np.abs(each).max()), 1e-300)
+        extreme = int((np.abs(means - estimate) >= abs(estimate) - tolerance).sum())
+        error = math.sqrt(variance + (between / seeds if seeds > 1 else 0.0))
+        return SeededDifference(
+            estimate,
+            float(low),
+            float(high),
+            level,
+            n,
+            (extreme + 1) / (len(means) + 1),
+            float(norm.ppf(1 - (1 - level) / 2 / tests) + norm.ppf(0.8)) * error,
+            int((np.abs(each) > tolerance).any(axis=1).sum()),
+            seeds,
+            math.sqrt(between) if seeds > 1 else nan,
+        )
+
+
 def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Adjusted p-values that bound the chance of any false discovery (Holm 1979).
 
@@ -179,6 +284,41 @@ def _resampled_means(
         else:
             means[lo : lo + b] = sample[rng.integers(0, n, size=(b, n))].mean(axis=1)
     return means
+
+
+def _column_means(
+    values: NDArray[np.float64], n_resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(n_resamples, columns) means over the drawn users that have a value; NaN where none has."""
+    n, columns = values.shape
+    means = np.full((n_resamples, columns), np.nan)
+    if n == 0 or columns == 0:
+        return means
+    there = ~np.isnan(values)
+    filled = np.where(there, values, 0.0)
+    # Columns of one slice miss the same users: their number is counted once.
+    patterns, pattern = np.unique(there, axis=1, return_inverse=True)
+    counted = patterns.astype(np.float64)
+    size = max(1, _BLOCK // n)
+    for lo in range(0, n_resamples, size):
+        b = min(size, n_resamples - lo)
+        drawn = rng.integers(0, n, size=(b, n)) + n * np.arange(b)[:, None]
+        weight = np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n).astype(np.float64)
+        users = (weight @ counted)[:, pattern.ravel()]
+        with np.errstate(invalid="ignore"):
+            means[lo : lo + b] = (weight @ filled) / np.where(users > 0, users, np.nan)
+    return means
+
+
+def _seed_variance(each: NDArray[np.float64]) -> float:
+    """Variance of the seeds' true means from (n, seeds) values of a two-way layout; at least 0."""
+    n, seeds = each.shape
+    if seeds < 2 or n < 2:
+        return 0.0
+    by_seed = each.mean(axis=0)
+    residual: NDArray[np.float64] = each - each.mean(axis=1, keepdims=True) - by_seed + each.mean()
+    interaction = float((residual**2).sum()) / ((n - 1) * (seeds - 1))
+    return float(max(0.0, by_seed.var(ddof=1) - interaction / n))
 
 
 def _quantile_levels(

@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 
 from recsys import InputError
-from recsys.significance import benjamini_hochberg, bootstrap_mean, holm, paired_bootstrap
+from recsys.significance import (
+    Resampled,
+    benjamini_hochberg,
+    bootstrap_mean,
+    holm,
+    paired_bootstrap,
+)
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
@@ -92,6 +98,54 @@ def test_false_alarms_stay_at_the_level():
     assert alarms / 400 < 0.09
 
 
+def test_resampled_columns_with_one_seed_are_a_paired_bootstrap():
+    rng = np.random.default_rng(3)
+    values = rng.random((300, 3))
+    values[:40, 2] = np.nan
+    resampled = Resampled(values, seed=1, n_resamples=20_000)
+    found = resampled.difference([0], [1])
+    wanted = paired_bootstrap(values[:, 0], values[:, 1], n_resamples=20_000)
+    assert found.estimate == pytest.approx(wanted.estimate)
+    assert found.low == pytest.approx(wanted.low, abs=2e-3)
+    assert found.high == pytest.approx(wanted.high, abs=2e-3)
+    assert found.p_value == pytest.approx(wanted.p_value, abs=0.015)
+    assert found.detectable == pytest.approx(wanted.detectable)
+    assert (found.n_changed, found.n_seeds) == (300, 1)
+    assert np.isnan(found.seed_sd)
+    alone = resampled.mean([2])
+    wanted_mean = bootstrap_mean(values[:, 2], n_resamples=20_000)
+    assert alone.n == 260
+    assert alone.estimate == pytest.approx(wanted_mean.estimate)
+    assert alone.low == pytest.approx(wanted_mean.low, abs=3e-3)
+
+
+def test_variance_between_seeds_by_hand():
+    # Users 1 and 3 under seeds 1 and 2: additive (1, 3 | 2, 4), so the interaction is 0 and the
+    # seeds' variance is that of their means 2 and 3: a half.
+    resampled = Resampled([[1.0, 2.0, 0.0], [3.0, 4.0, 0.0]], n_resamples=50)
+    found = resampled.difference([0, 1], [2])
+    assert found.estimate == 2.5
+    assert found.seed_sd == pytest.approx(0.5**0.5)
+    assert found.n_seeds == 2
+    # One seed stands for all on the other side, and a correction for 10 tests asks for more.
+    assert resampled.difference([0, 1], [2], tests=10).detectable > found.detectable
+
+
+def test_intervals_over_users_and_seeds_hold_the_truth():
+    """Coverage where seeds move everybody alike: users alone would hold it far too rarely."""
+    rng = np.random.default_rng(5)
+    inside = without = 0
+    for trial in range(200):
+        users, seeds = rng.normal(0, 1, (120, 1)), rng.normal(0, 0.3, (1, 4))
+        each = users + seeds + rng.normal(0, 0.5, (120, 4))
+        found = Resampled(each, seed=trial, n_resamples=400).difference(range(4), None)
+        inside += found.low <= 0 <= found.high
+        alone = bootstrap_mean(each.mean(axis=1), seed=trial, n_resamples=400)
+        without += alone.low <= 0 <= alone.high
+    assert inside / 200 > 0.9
+    assert without / 200 < 0.87
+
+
 def test_corrections_against_published_values():
     # Benjamini and Hochberg 1995, section 3.2: 15 hypotheses of a thrombolysis trial. At 5 %
     # Bonferroni and Holm reject three, controlling the false discovery rate rejects four.
@@ -128,3 +182,7 @@ def test_bad_input():
         holm([1.5])
     with pytest.raises(InputError, match="one value per user"):
         bootstrap_mean([[1.0]])
+    with pytest.raises(InputError, match="users, columns"):
+        Resampled([1.0])
+    with pytest.raises(InputError, match="same seeds"):
+        Resampled([[1.0, 2.0, 3.0]]).difference([0, 1, 2], [0, 1])
