@@ -128,6 +128,36 @@ def save_adapter(captioner: Captioner, adaptation: Adaptation, folder: Path, bas
     replace_folder(folder, write)
 
 
+def load_adapter(captioner: Captioner, adapter: Path) -> None:
+    """Put a saved adapter on the captioner it was trained on; merged where that is possible.
+
+    Raises InputError: no adapter, one of another base, broken files.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"{adapter} is not an adapter: it has no adapter_config.json")
+    base = adapter / "base.json"
+    if base.is_file():
+        trained_on = json.loads(base.read_text())
+        if trained_on["fingerprint"] != captioner.fingerprint():
+            raise InputError(
+                f"adapter {adapter} was trained on {trained_on['name']!r}, whose weights differ "
+                f"from those of {captioner.name!r}; load it on the captioner it was trained on"
+            )
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers for a property that transformers renamed.
+            warnings.simplefilter("ignore", FutureWarning)
+            merged = PeftModel.from_pretrained(captioner.model, str(adapter)).merge_and_unload()
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise InputError(
+            f"adapter {adapter} does not fit captioner {captioner.name!r}: {error}"
+        ) from error
+    captioner.model = merged
+
+
 def _add_lora(captioner: Captioner, config: AdaptConfig, layers: int, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model

@@ -8,18 +8,17 @@ import hashlib
 import json
 import re
 import shutil
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from caption import InputError
-from caption.decoding import beam_search, greedy_search
+from caption.decoding import Found, Session, beam_search, greedy_search, sample_search
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +29,8 @@ CAPTIONERS: dict[str, str] = {
     "blip-large": "Salesforce/blip-image-captioning-large",
 }
 """Short name -> checkpoint on the Hugging Face hub. Any local folder works as well."""
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 IGNORED = -100
 """Label of tokens that do not count in the loss: pads, prompts, image tokens."""
@@ -59,51 +60,73 @@ class TextBatch:
 
     input_ids: "torch.Tensor"
     labels: "torch.Tensor"
+    """Shifted: `labels[:, t]` is the token after `input_ids[:, t]` where it counts, else IGNORED.
+    The last column is all IGNORED."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One drawn caption; its log-probabilities are a gather over `logits` at the row's labels."""
+
+    text: str
+    row: TextRow
+    """Labels mark every drawn token, the end included (`cut`: it was not reached)."""
 
 
 class Captioner(ABC):
-    """A network that describes photos. Pixels are float32 (n, 3, H, W), normalised by `preprocess`.
+    """A network that describes photos. Pixels are float32, normalised by `preprocess`.
 
-    Generation is deterministic: greedy, or beam search without sampling.
+    A family says how a photo is seen (`preprocess`, `encode_images`) and how its decoder is fed
+    (`open_session`); searching, sampling, training rows, log-probabilities and the loss follow from
+    that. Generation is deterministic: greedy, or beam search without sampling.
     """
 
     family: ClassVar[str]
+    """Name of the family, as in the adapt table."""
+    default_prompt: ClassVar[str] = ""
+    cacheable: ClassVar[bool] = True
+    """`encode_images` computes something worth keeping; False: it returns the pixels."""
     name: str
     model: Any
     """The transformers module; `adapt` changes it in place."""
     tokenizer: Any
     image_size: tuple[int, int]
     """(height, width) that `preprocess` resizes to."""
+    prompt: str = ""
+    """Text that a caption continues or answers; never part of the caption."""
+    start: list[int]
+    """Tokens every row begins with; not counted in the loss."""
+    ends: tuple[int, ...]
+    """Tokens that end a caption; the first is the one that is taught."""
+    pad: int
+    room: int
+    """Most tokens of a row."""
+    source: Path | None = None
+    """Folder of the checkpoint while the weights are still those in it."""
+    quantize: str | None = None
+    """"4bit" where the weights were loaded so."""
 
     @abstractmethod
     def preprocess(self, image: "Image") -> NDArray[np.float32]:
-        """An RGB picture of any size -> (3, H, W) as the network expects it."""
+        """An RGB picture of any size -> float32 of one shape a captioner: mostly (3, H, W)."""
 
     @abstractmethod
     def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        """(n, 3, H, W) -> (n, L, D): what the language side sees; differentiable."""
+        """Preprocessed pictures (n, ...) -> features (n, L, D): what the language side sees.
+
+        Differentiable. Where `cacheable` is False, the pixels themselves.
+        """
 
     @abstractmethod
-    def decode(
-        self, features: "torch.Tensor", *, beams: int, max_new_tokens: int
-    ) -> list[Generated]:
-        """Captions for encoded images (n, L, D), in order."""
-
-    @abstractmethod
-    def text_rows(self, texts: Sequence[str], max_tokens: int) -> list[TextRow]:
-        """Training texts as token rows of at most `max_tokens` tokens."""
-
-    @abstractmethod
-    def text_batch(self, rows: Sequence[TextRow]) -> TextBatch:
-        """Rows padded to the longest of them, on the captioner's device."""
-
-    @abstractmethod
-    def loss(self, features: "torch.Tensor", batch: TextBatch) -> "torch.Tensor":
-        """Mean cross-entropy in nats over the tokens that count."""
+    def open_session(self, features: "torch.Tensor", room: int) -> Session:
+        """Begin to write about encoded photos; at most `room` tokens a row will be fed."""
 
     @abstractmethod
     def add_words(self, words: Sequence[str]) -> None:
-        """Add whole words to the vocabulary, each starting as the mean of its former pieces."""
+        """Add whole words to the vocabulary, each starting as the mean of its former pieces.
+
+        Raises InputError where the family has no way to.
+        """
 
     @abstractmethod
     def _save(self, folder: Path) -> None:
@@ -112,7 +135,7 @@ class Captioner(ABC):
     def generate(
         self, pixels: NDArray[np.float32], *, beams: int = 1, max_new_tokens: int = 50
     ) -> list[Generated]:
-        """Captions for a batch of pictures (n, 3, H, W), in order; greedy when beams is 1.
+        """Captions for a batch of preprocessed pictures (n, ...), in order; greedy at 1 beam.
 
         A caption may be empty: callers must not keep it silently. The text of a picture does not
         depend on the batch it is in (float32).
@@ -130,16 +153,130 @@ class Captioner(ABC):
             features = self.encode_images(torch.from_numpy(pixels).to(self.device))
             return self.decode(features, beams=beams, max_new_tokens=max_new_tokens)
 
+    def decode(
+        self, features: "torch.Tensor", *, beams: int, max_new_tokens: int
+    ) -> list[Generated]:
+        """Captions for encoded images (n, L, D), in order."""
+        new = self._new_tokens(max_new_tokens)
+        session = self.open_session(features, len(self.start) + new)
+        if beams == 1:
+            found = greedy_search(
+                session, self._starts(len(features)), ends=self.ends, max_new_tokens=new
+            )
+        else:
+            found = beam_search(
+                session,
+                self._starts(len(features)),
+                ends=self.ends,
+                beams=beams,
+                max_new_tokens=new,
+            )
+        return [Generated(self.text_of(f.tokens), f.logprob) for f in found]
+
+    def sample(
+        self,
+        features: "torch.Tensor",
+        *,
+        n_samples: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[list[Sampled]]:
+        """`n_samples` captions drawn from softmax(logits / temperature) for each encoded image.
+
+        The same arguments draw the same captions. Raises InputError on counts below 1 or a
+        temperature that is not positive.
+        """
+        import torch
+
+        if n_samples < 1 or max_new_tokens < 1 or not temperature > 0:
+            raise InputError(
+                f"n_samples={n_samples}, max_new_tokens={max_new_tokens}, temperature="
+                f"{temperature}: expected counts of at least 1 and a positive temperature"
+            )
+        new = self._new_tokens(max_new_tokens)
+        training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            found = sample_search(
+                self.open_session(features, len(self.start) + new),
+                self._starts(len(features)),
+                ends=self.ends,
+                max_new_tokens=new,
+                n_samples=n_samples,
+                temperature=temperature,
+                seed=seed,
+            )
+        self.model.train(training)
+        drawn = [self._sampled(f) for f in found]
+        return [drawn[i : i + n_samples] for i in range(0, len(drawn), n_samples)]
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Tokens of a caption as text, spaces tidied."""
+        return " ".join(self.tokenizer.decode(list(tokens), skip_special_tokens=True).split())
+
+    def text_rows(self, texts: Sequence[str], max_tokens: int) -> list[TextRow]:
+        """Training texts as token rows of at most `max_tokens` tokens beside the prompt.
+
+        A row is `start`, the caption and its end; the labels of `start` are IGNORED.
+        """
+        room = min(max_tokens - 1 + len(self.start), self.room)
+        rows = []
+        for pieces in self._caption_tokens(texts):
+            whole = [*self.start, *pieces, self.ends[0]]
+            ids = whole[:room]
+            labels = [IGNORED] * len(self.start) + ids[len(self.start) :]
+            rows.append(TextRow(ids, labels, cut=len(whole) > room))
+        return rows
+
+    def text_batch(self, rows: Sequence[TextRow]) -> TextBatch:
+        """Rows padded on the right to the longest of them, on the captioner's device.
+
+        Under the causal mask no counted token can see a pad.
+        """
+        import torch
+
+        longest = max(len(r.ids) for r in rows)
+        ids = [r.ids + [self.pad] * (longest - len(r.ids)) for r in rows]
+        labels = [r.labels[1:] + [IGNORED] * (longest + 1 - len(r.labels)) for r in rows]
+        device = self.device
+        return TextBatch(torch.tensor(ids, device=device), torch.tensor(labels, device=device))
+
+    def logits(self, features: "torch.Tensor", batch: TextBatch) -> "torch.Tensor":
+        """Teacher-forced float32 (n, T, V): position t predicts `batch.labels[:, t]`.
+
+        Meaningless where that label is IGNORED. Differentiable.
+        """
+        return self.open_session(features, batch.input_ids.shape[1]).feed(batch.input_ids)
+
+    def loss(self, features: "torch.Tensor", batch: TextBatch) -> "torch.Tensor":
+        """Mean cross-entropy in nats over the tokens that count."""
+        import torch
+
+        logits = self.logits(features, batch)[:, :-1]  # the last position predicts nothing
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels[:, :-1].flatten(), ignore_index=IGNORED
+        )
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass (less memory, about a third more time)."""
+        if not on:
+            self.model.gradient_checkpointing_disable()
+            return
+        if not self.model.supports_gradient_checkpointing:
+            raise InputError(f"{self.name}: {type(self.model).__name__} can't checkpoint gradients")
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
     def save(self, folder: Path) -> None:
         """Write a folder that `load_captioner` reads; safetensors; replaces an older one whole."""
         with _quiet():
             replace_folder(Path(folder), self._save)
 
     def fingerprint(self) -> str:
-        """SHA-256 over weights, tokenizer and picture size; equal means equal captions."""
+        """SHA-256 over weights, tokenizer, picture size and prompt; equal means equal captions."""
         import torch
 
-        digest = hashlib.sha256(f"{self.family} {self.image_size}".encode())
+        digest = hashlib.sha256(f"{self.family} {self.image_size}{self.prompt}".encode())
         digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -153,135 +290,52 @@ class Captioner(ABC):
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def _caption_tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Captions as tokens, without start and end."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return [list(ids) for ids in encoded.input_ids]
 
-class BlipCaptioner(Captioner):
-    """BLIP: a vision transformer and a BERT decoder with cross-attention (arXiv 2201.12086)."""
+    def _new_tokens(self, most: int) -> int:
+        return max(1, min(most, self.room - len(self.start)))
 
-    family = "blip"
+    def _starts(self, n: int) -> "torch.Tensor":
+        import torch
 
-    def __init__(self, name: str, model: Any, processor: Any) -> None:
-        self.name = name
-        self.model = model
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        size = processor.image_processor.size
-        self.image_size = (int(size["height"]), int(size["width"]))
+        return torch.tensor([self.start] * n, device=self.device)
 
-    @classmethod
-    def load(cls, name: str, folder: Path, dtype: str) -> "BlipCaptioner":
-        """Read a folder of a checkpoint; raises OSError or ValueError as transformers does."""
-        from transformers import BertTokenizerFast, BlipForConditionalGeneration, BlipProcessor
-        from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+    def _sampled(self, found: Found) -> Sampled:
+        new = found.tokens if found.end is None else [*found.tokens, found.end]
+        labels = [IGNORED] * len(self.start) + new
+        row = TextRow([*self.start, *new], labels, cut=found.end is None)
+        return Sampled(self.text_of(found.tokens), row)
 
-        model, info = BlipForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a family is loaded from: a folder of transformers' layout, and how."""
+
+    name: str
+    folder: Path
+    dtype: str
+    prompt: str | None
+    """None: the family's default."""
+    device: str
+    quantize: str | None
+
+    def weights(self, network: Any) -> Any:
+        """The folder's weights as a `network` (a class with from_pretrained), none missing."""
+        options: dict[str, Any] = {"dtype": self.dtype, "output_loading_info": True}
+        if any(self.folder.glob("*.safetensors")):
+            options["use_safetensors"] = True
+        if self.quantize is not None:
+            options |= {"quantization_config": _four_bit(), "device_map": {"": self.device}}
+        model, info = network.from_pretrained(self.folder, **options)
         if info["missing_keys"]:
             raise ValueError(
-                f"its weights lack {len(info['missing_keys'])} tensors of BLIP's captioning "
-                f"network, e.g. {sorted(info['missing_keys'])[0]}: another class of checkpoint"
+                f"its weights lack {len(info['missing_keys'])} tensors of a {network.__name__}, "
+                f"e.g. {sorted(info['missing_keys'])[0]}: another class of checkpoint"
             )
-        images = BlipImageProcessorPil.from_pretrained(folder)
-        tokenizer = BertTokenizerFast.from_pretrained(folder)
-        if len(tokenizer) > model.config.text_config.vocab_size or len(tokenizer) < 10:
-            raise ValueError(
-                f"its tokenizer has {len(tokenizer)} tokens, its network "
-                f"{model.config.text_config.vocab_size}: the tokenizer is missing or another one"
-            )
-        return cls(name, model, BlipProcessor(images, tokenizer))
-
-    def preprocess(self, image: "Image") -> NDArray[np.float32]:
-        # What BlipImageProcessorPil does, without its per-call overhead.
-        from PIL.Image import Resampling
-
-        p = self.processor.image_processor
-        height, width = self.image_size
-        resized = image.convert("RGB").resize((width, height), Resampling(p.resample))
-        mean = np.asarray(p.image_mean, dtype=np.float32)
-        scale = np.float32(p.rescale_factor) / np.asarray(p.image_std, dtype=np.float32)
-        offset = mean / np.asarray(p.image_std, dtype=np.float32)
-        pixels = np.asarray(resized, dtype=np.float32) * scale - offset
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
-        features: torch.Tensor = self.model.vision_model(pixel_values=pixels).last_hidden_state
-        return features
-
-    def decode(
-        self, features: "torch.Tensor", *, beams: int, max_new_tokens: int
-    ) -> list[Generated]:
-        text = self.model.config.text_config
-        ends = {"bos": text.bos_token_id, "eos": text.sep_token_id}
-        room = min(max_new_tokens, text.max_position_embeddings - 1)
-        decoder = self.model.text_decoder
-        if beams == 1:
-            tokens, logprobs = greedy_search(decoder, features, **ends, max_new_tokens=room)
-        else:
-            tokens, logprobs = beam_search(
-                decoder, features, **ends, pad=text.pad_token_id, beams=beams, max_new_tokens=room
-            )
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [Generated(tidy(t), p) for t, p in zip(texts, logprobs, strict=True)]
-
-    def text_rows(self, texts: Sequence[str], max_tokens: int) -> list[TextRow]:
-        text = self.model.config.text_config
-        room = min(max_tokens, text.max_position_embeddings)
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
-        rows = []
-        for pieces in encoded:
-            whole = [text.bos_token_id, *pieces, text.sep_token_id]
-            ids = whole[:room]
-            rows.append(TextRow(ids, [IGNORED, *ids[1:]], cut=len(whole) > room))
-        return rows
-
-    def text_batch(self, rows: Sequence[TextRow]) -> TextBatch:
-        import torch
-
-        longest = max(len(r.ids) for r in rows)
-        pad = self.model.config.text_config.pad_token_id
-        # Pads stand on the right: under the causal mask no counted token can see them.
-        ids = [r.ids + [pad] * (longest - len(r.ids)) for r in rows]
-        labels = [r.labels + [IGNORED] * (longest - len(r.labels)) for r in rows]
-        device = self.device
-        return TextBatch(torch.tensor(ids, device=device), torch.tensor(labels, device=device))
-
-    def loss(self, features: "torch.Tensor", batch: TextBatch) -> "torch.Tensor":
-        # The decoder shifts labels itself.
-        loss: torch.Tensor = self.model.text_decoder(
-            input_ids=batch.input_ids, encoder_hidden_states=features, labels=batch.labels
-        ).loss
-        return loss
-
-    def add_words(self, words: Sequence[str]) -> None:
-        import torch
-        from transformers import AddedToken
-
-        pieces = [self.tokenizer(w, add_special_tokens=False).input_ids for w in words]
-        first = self.model.config.text_config.vocab_size
-        # Tokens may not fill the whole embedding: new ones are appended to the tokenizer's end.
-        start = len(self.tokenizer)
-        self.tokenizer.add_tokens([AddedToken(w, single_word=True, normalized=True) for w in words])
-        if len(self.tokenizer) != start + len(words):
-            raise InputError("add_words: some of the words are tokens already, or stand twice")
-        decoder = self.model.text_decoder
-        size = max(first, len(self.tokenizer))
-        decoder.resize_token_embeddings(size, mean_resizing=False)
-        self.model.config.text_config.vocab_size = size
-        embeddings = decoder.get_input_embeddings().weight
-        bias = decoder.cls.predictions.bias
-        with torch.no_grad():
-            for row, own in enumerate(pieces, start=start):
-                embeddings[row] = embeddings[own].mean(0)
-                bias[row] = bias[own].mean()
-        self.model.tie_weights()
-
-    def _save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-
-
-FAMILIES: dict[str, Callable[[str, Path, str], Captioner]] = {"blip": BlipCaptioner.load}
-"""`model_type` of a checkpoint's config.json -> how it is loaded."""
+        return model
 
 
 def load_captioner(
@@ -290,34 +344,57 @@ def load_captioner(
     adapter: Path | None = None,
     device: str = "auto",
     dtype: str = "float32",
+    quantize: Literal["4bit"] | None = None,
+    prompt: str | None = None,
 ) -> Captioner:
     """Load a captioner for generation or training.
 
-    name_or_folder: a key of CAPTIONERS, or a local folder as `Captioner.save` or transformers
-        writes it.
-    adapter: folder of a LoRA adapter trained on exactly this captioner; it is merged.
+    name_or_folder: a key of CAPTIONERS, a checkpoint of the hub ("owner/name"), or a local folder
+        as `Captioner.save` or transformers writes it.
+    adapter: folder of an adapter trained on exactly this captioner. Low-rank ones are merged (not
+        into 4-bit weights); prompts, prefixes and bottlenecks stay attached.
     device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1".
     dtype: "float32", "bfloat16" or "float16" for the weights.
+    quantize: "4bit" holds the linear layers in 4 bits (NF4, for QLoRA; CUDA and bitsandbytes).
+    prompt: text that a caption continues (BLIP, BLIP-2) or answers (chat); default the family's.
     Raises InputError: unknown name, unreachable hub, folder that is no captioner, adapter of
-    another base.
+    another base, 4-bit weights where they can't be had.
     """
     import torch
     from safetensors import SafetensorError
 
     name = str(name_or_folder)
-    folder = _from_hub(name) if name in CAPTIONERS else Path(name)
-    family = FAMILIES[_model_type(folder)]
+    hub = name in CAPTIONERS or (_HUB_NAME.fullmatch(name) and not Path(name).exists())
+    folder = _from_hub(name) if hub else Path(name)
+    model_type = _model_type(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if quantize is not None:
+        _check_four_bit(quantize, device)
+    checkpoint = Checkpoint(name, folder, dtype, prompt, device, quantize)
     try:
         with _quiet():
-            captioner = family(name, folder, dtype)
+            captioner: Captioner = families()[model_type].load(checkpoint)
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise InputError(f"captioner folder {folder} cannot be loaded: {error}") from error
+    captioner.source, captioner.quantize = folder, quantize
     if adapter is not None:
-        _merge_adapter(captioner, Path(adapter))
-    captioner.model.to(device).eval()
+        from caption.adapt import load_adapter
+
+        load_adapter(captioner, Path(adapter))
+    if quantize is None:
+        captioner.model.to(device)
+    captioner.model.eval()
     return captioner
+
+
+def families() -> dict[str, Any]:
+    """`model_type` of a checkpoint's config.json -> the class of its captioner."""
+    from caption.families import BlipCaptioner
+
+    return {"blip": BlipCaptioner}
 
 
 def tidy(text: str) -> str:
@@ -348,8 +425,8 @@ def _from_hub(name: str) -> Path:
     """The checkpoint's folder in the hub's cache, downloaded first where the hub can be reached."""
     from huggingface_hub import constants, get_session, snapshot_download
 
-    checkpoint = CAPTIONERS[name]
-    files = ["*.json", "*.txt", "*.safetensors"]
+    checkpoint = CAPTIONERS.get(name, name)
+    files = ["*.json", "*.txt", "*.jinja", "*.model", "*.safetensors"]
     try:
         return Path(snapshot_download(checkpoint, allow_patterns=files, local_files_only=True))
     except OSError:
@@ -377,38 +454,44 @@ def _model_type(folder: Path) -> str:
         model_type = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"folder {folder} is not a captioner ({error}); {known}") from error
-    if model_type not in FAMILIES:
+    if model_type not in families():
         raise InputError(
             f"folder {folder} holds a {model_type!r} network; captioners here are of the types "
-            f"{sorted(FAMILIES)}"
+            f"{sorted(families())}"
         )
     return str(model_type)
 
 
-def _merge_adapter(captioner: Captioner, adapter: Path) -> None:
-    from peft import PeftModel
-    from safetensors import SafetensorError
+def _check_four_bit(quantize: str, device: str) -> None:
+    from importlib.util import find_spec
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"{adapter} is not an adapter: it has no adapter_config.json")
-    base = adapter / "base.json"
-    if base.is_file():
-        trained_on = json.loads(base.read_text())
-        if trained_on["fingerprint"] != captioner.fingerprint():
-            raise InputError(
-                f"adapter {adapter} was trained on {trained_on['name']!r}, whose weights differ "
-                f"from those of {captioner.name!r}; load it on the captioner it was trained on"
-            )
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for a property that transformers renamed.
-            warnings.simplefilter("ignore", FutureWarning)
-            merged = PeftModel.from_pretrained(captioner.model, str(adapter)).merge_and_unload()
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+    if quantize != "4bit":
+        raise InputError(f"quantize={quantize!r}: expected '4bit' or nothing")
+    lacking = [
+        what
+        for what, there in (
+            ("a CUDA device", device.startswith("cuda")),
+            ("the package bitsandbytes (`pip install bitsandbytes`)", find_spec("bitsandbytes")),
+        )
+        if not there
+    ]
+    if lacking:
         raise InputError(
-            f"adapter {adapter} does not fit captioner {captioner.name!r}: {error}"
-        ) from error
-    captioner.model = merged
+            f"quantize='4bit' needs {' and '.join(lacking)}; here use the method lora, with "
+            "dtype='bfloat16' where memory is short"
+        )
+
+
+def _four_bit() -> Any:
+    """NF4 with double quantisation and bfloat16 arithmetic, as QLoRA (arXiv 2305.14314)."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype="bfloat16",
+    )
 
 
 class _quiet:

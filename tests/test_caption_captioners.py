@@ -90,7 +90,8 @@ def test_logprob_is_that_of_the_sentence(captioner: Captioner, beams: int) -> No
             )
             if sequence[0, -1] != text.sep_token_id:
                 continue
-            batch = TextBatch(sequence, sequence.clone())
+            ended = torch.full((1, 1), IGNORED)
+            batch = TextBatch(sequence, torch.cat([sequence[:, 1:], ended], 1))
             loss = captioner.loss(features, batch)
             assert new.logprob == pytest.approx(-float(loss) * (sequence.shape[1] - 1), abs=1e-3)
 
