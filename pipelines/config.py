@@ -33,6 +33,10 @@ Row = Literal[
 ]  # fmt: skip
 ROWS: tuple[DemoRow, ...] = typing.get_args(DemoRow)
 """What `all` stands for."""
+ExperimentText = Literal[
+    "none", "metadata", "original", "caption", "fill", "both", "shuffled", "shuffled-fill", "copy"
+]
+VectorRow = Literal["content"]
 EVERY_ROW: tuple[Row, ...] = typing.get_args(Row)
 """What `every` stands for."""
 
@@ -204,6 +208,56 @@ class RecommendConfig:
 
 
 @dataclass(frozen=True)
+class ExperimentConfig:
+    """What the words are worth: the same recommenders while only the article text changes.
+
+    Split, filters, `exclude_seen`, neighbours and parameters are those of `recommend`.
+    """
+
+    name: str = ""
+    """Keeps an experiment apart from others of the run, in its folder `experiment-NAME`."""
+    settings: Annotated[tuple[ExperimentText, ...], MinLen(1)] = typing.get_args(ExperimentText)
+    """Texts that are compared, each pair; see `fcr experiment --help`."""
+    recommenders: Annotated[tuple[VectorRow, ...], MinLen(1)] = ("content",)
+    """Recommenders over the articles' vectors; each runs with each encoder."""
+    encoders: Annotated[tuple[str, ...], MinLen(1)] = ("tfidf", "sbert", "resbert", "clip")
+    """`tfidf` or encoders (names as of `score.encoder`); those that read no text run once."""
+    others: tuple[Row, ...] = ("random", "mostpop", "itemknn")
+    """Rows that read neither text nor photo, to compare with; each runs once."""
+    seeds: Annotated[tuple[Natural, ...], MinLen(1)] = (0, 1, 2)
+    """Seeds of masks, placebos and of recommenders that draw; what draws nothing runs once."""
+    mask: tuple[Annotated[int, Ge(0), Le(100)], ...] = (0, 20, 40, 60, 80, 100)
+    """Per cent of the human descriptions taken away, alone and with captions in their place: the
+    imputation curve."""
+    metrics: Annotated[tuple[str, ...], MinLen(1)] = ("ndcg", "map")
+    """Measures of relevance, as in `recommend.metrics`."""
+    k: Annotated[tuple[Count, ...], MinLen(1)] = (12,)
+    """Cut-offs; pairs of settings are compared at the largest."""
+    depth: Count = 100
+    """Ranks looked at for rank moves and attribution; at least the largest k."""
+    cold_users: Natural = 2000
+    """At most so many customers, drawn by seed, for whom only articles never bought before are
+    ranked."""
+    bootstrap: Count = 10_000
+    """Resamples of customers behind every interval and p-value."""
+    contrasts: tuple[tuple[ExperimentText, ExperimentText], ...] = (
+        ("caption", "none"),
+        ("caption", "original"),
+        ("fill", "original"),
+    )
+    """Pairs (with, against) whose change is explained article by article; the first that is there
+    gives the articles helped and hurt most."""
+    extremes: Natural = 10
+    """Articles shown that were helped most, and hurt most."""
+    first: date | None = None
+    """Leave out purchases before this day."""
+    last: date | None = None
+    """Leave out purchases after this day."""
+    earliest: Natural = 0
+    """Keep only so many purchases, each customer's earliest ones; 0 keeps all."""
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """The report."""
 
@@ -228,6 +282,7 @@ class Config:
     score: ScoreConfig = field(default_factory=ScoreConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
     recommend: RecommendConfig = field(default_factory=RecommendConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
