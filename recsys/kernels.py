@@ -641,3 +641,43 @@ def compact_rows(idx, values, indptr, out_idx, out_val):  # type: ignore[no-unty
             out_idx[p], out_val[p] = item, value
             at += 1
         indptr[r + 1] = at
+
+
+# ---------------------------------------------------------------- negatives for pairwise learning
+
+
+@jit
+def draw_negatives(  # type: ignore[no-untyped-def]
+    users, indptr, indices, candidates, seed, out, start, stop
+):
+    """out[n]: one of candidates (m,) int32, drawn evenly among those not in the row of users[n].
+
+    indices ascending inside a row. Every position has a SplitMix64 stream of its own, so the draw
+    depends neither on the order nor on the number of threads. -1 where the row holds them all.
+    """
+    m = np.uint64(candidates.size)
+    for n in range(start, stop):
+        lo, hi = indptr[users[n]], indptr[users[n] + 1]
+        state = _mixed(seed + np.uint64(n) * np.uint64(0xD1342543DE82EF95))
+        out[n] = -1
+        for _ in range(64):
+            state += np.uint64(0x9E3779B97F4A7C15)
+            item = candidates[np.int64(_mixed(state) % m)]
+            if not _contains(indices, lo, hi, item):
+                out[n] = item
+                break
+        if out[n] < 0:  # nearly all are taken: the first free one from a drawn place on
+            first = np.int64(_mixed(state + np.uint64(1)) % m)
+            for step in range(candidates.size):
+                at = first + step
+                item = candidates[at if at < candidates.size else at - candidates.size]
+                if not _contains(indices, lo, hi, item):
+                    out[n] = item
+                    break
+
+
+@jit
+def _mixed(z):  # type: ignore[no-untyped-def]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -31,9 +31,15 @@ from recsys.recommenders import (
     UserKNN,
 )
 from recsys.recommenders.base import Recommender
-from recsys.recommenders.content import ContentRecommender
+from recsys.recommenders.vectors import VECTOR_RECOMMENDERS
 
-EVERY = [*sorted(RECOMMENDERS), "content", "content-sparse"]
+SPARSE = ("content", "itemknn-vectors")
+"""Vector recommenders that take CSR vectors too."""
+EVERY = [*sorted(RECOMMENDERS), *sorted(VECTOR_RECOMMENDERS), *(f"{n}-sparse" for n in SPARSE)]
+QUICK = {
+    "vbpr": {"factors": 4, "content_factors": 3, "epochs": 3, "batch_size": 64, "parts": (2, 4)},
+    "content-to-als": {"factors": 8, "iterations": 3},
+}
 
 
 def interactions(matrix: np.ndarray, *, times: bool = False) -> Interactions:
@@ -92,24 +98,28 @@ def lists(item_idx: np.ndarray) -> list[list[int]]:
 # ---------------------------------------------------------------- the contract
 
 
-class Content(ContentRecommender):
-    """Cut to the items of the training data, whose number differs between the tests."""
+def fitted_to_size(kind: type[Recommender]) -> type[Recommender]:
+    """`kind`, cut to the items of the training data, whose number differs between the tests."""
 
-    def _fit(self, train: Interactions) -> None:
-        assert self.valid is not None
-        self.vectors, self.valid = self.vectors[: train.n_items], self.valid[: train.n_items]
-        super()._fit(train)
+    def fit(self: Recommender, train: Interactions) -> None:
+        self.vectors = self.vectors[: train.n_items]  # type: ignore[attr-defined]
+        self.valid = self.valid[: train.n_items]  # type: ignore[attr-defined]
+        kind._fit(self, train)
+
+    return type(kind.__name__, (kind,), {"_fit": fit})
 
 
 @pytest.fixture(params=EVERY)
 def recommender(request: pytest.FixtureRequest) -> Recommender:
     if request.param == "blend":
         return Blend([ItemKNN(k=5), MostPop()], [2.0, 1.0])
-    if request.param.startswith("content"):
+    name = request.param.removesuffix("-sparse")
+    if name in VECTOR_RECOMMENDERS:
         vectors = np.random.default_rng(4).normal(size=(40, 6)).astype(np.float32)
         vectors[[5, 11]] = 0  # items without a vector
         vectors[7] = vectors[3]  # a tie
-        return Content(csr_matrix(vectors) if request.param.endswith("sparse") else vectors)
+        given = csr_matrix(vectors) if request.param.endswith("-sparse") else vectors
+        return fitted_to_size(VECTOR_RECOMMENDERS[name])(given, **QUICK.get(name, {}))
     if request.param == "bpr":
         return BPR(factors=8, iterations=5)
     return RECOMMENDERS[request.param]()

@@ -148,6 +148,68 @@ def heaviest(reasons: list[Reason], n: int) -> list[Reason]:
     return sorted(reasons, key=lambda reason: (-reason.weight, reason.idx))[:n]
 
 
+def checked_vectors(
+    vectors: Any, valid: npt.NDArray[np.bool_] | None, *, dense: str = ""
+) -> tuple[Any, npt.NDArray[np.bool_]]:
+    """Vectors (n_items, dim) as float32 (array or CSR) and which rows have one.
+
+    A row counts where `valid` (None: everywhere) and its norm is above 0. With `dense`, the name of
+    a recommender that needs an array, CSR is refused.
+
+    Raises InputError: not two dimensions, NaN or infinite values, `valid` of another length.
+    """
+    from scipy import sparse
+
+    if sparse.issparse(vectors):
+        if dense:
+            raise InputError(
+                f"{dense} needs an array of vectors, got a sparse matrix of "
+                f"{vectors.shape[1]:,} dimensions: reduce it first (recsys.encoders.reduced)"
+            )
+        vectors = sparse.csr_matrix(vectors, dtype=np.float32)
+    else:
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if vectors.ndim != 2:
+            raise InputError(f"vectors have shape {vectors.shape}; expected (n_items, dim)")
+    n = vectors.shape[0]
+    valid = np.ones(n, dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
+    if valid.shape != (n,):
+        raise InputError(f"valid has shape {valid.shape}; expected ({n},), one per vector")
+    data = vectors.data if sparse.issparse(vectors) else vectors
+    if not np.isfinite(data).all():
+        raise InputError("vectors hold NaN or infinite values; set those rows to 0, valid to False")
+    return vectors, valid & (vector_norms(vectors) > 0)
+
+
+def check_one_per_item(name: str, vectors: Any, train: Interactions) -> None:
+    """InputError where there is not one vector for every item of `train`."""
+    if vectors.shape[0] != train.n_items:
+        raise InputError(
+            f"{name}: {vectors.shape[0]} vectors for {train.n_items} items; "
+            "expected one row per item of the training interactions, in their order"
+        )
+
+
+def vector_norms(vectors: Any) -> npt.NDArray[np.float64]:
+    """(n,) float64 norms of the rows of an array or a CSR matrix."""
+    if hasattr(vectors, "multiply"):
+        square = vectors.multiply(vectors).sum(axis=1)
+        return np.sqrt(np.asarray(square, dtype=np.float64).ravel())  # type: ignore[no-any-return]
+    square = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return np.sqrt(square)  # type: ignore[no-any-return]
+
+
+def unit_rows(vectors: Any) -> Any:
+    """Rows scaled to norm 1, float32; rows of zeros stay."""
+    from scipy import sparse
+
+    norms = vector_norms(vectors)
+    if sparse.issparse(vectors):
+        scale = np.where(norms > 0, 1 / np.maximum(norms, 1e-300), 0).astype(np.float32)
+        return sparse.csr_matrix(sparse.diags(scale) @ vectors, dtype=np.float32)
+    return (vectors / np.maximum(norms, 1e-300)[:, None]).astype(np.float32)
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """InputError where `value` is none of the choices."""
     if value not in choices:

@@ -1,4 +1,4 @@
-"""Content: the items most like what a user bought, by any vectors of the items."""
+"""Content: profiles and neighbours by any vectors of the items, and TF-IDF vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from recsys import InputError
 from recsys.interactions import Float32, Int32, Interactions
-from recsys.recommenders.base import Reason, Recommender, check_choice
+from recsys.recommenders.base import (
+    Reason,
+    Recommender,
+    check_at_least,
+    check_choice,
+    check_one_per_item,
+    checked_vectors,
+    empty_lists,
+    take_top_k,
+    unit_rows,
+)
+from recsys.recommenders.neighbours import NO_WEIGHTS, compact, taken_items
 from recsys.similarity import Device, ItemIndex, Method
 
 _USERS = 16_384
@@ -45,7 +56,8 @@ class ContentRecommender(Recommender):
 
     def __post_init__(self) -> None:
         check_choice("weighting", self.weighting, ("unique", "count"))
-        self.vectors, self.valid = _normalise(self.vectors, self.valid)
+        vectors, self.valid = checked_vectors(self.vectors, self.valid)
+        self.vectors = unit_rows(vectors)
 
     @property
     def n_without_vector(self) -> int:
@@ -64,11 +76,7 @@ class ContentRecommender(Recommender):
         return valid
 
     def _fit(self, train: Interactions) -> None:
-        if self.vectors.shape[0] != train.n_items:
-            raise InputError(
-                f"{self.name}: {self.vectors.shape[0]} vectors for {train.n_items} items; "
-                "expected one row per item of the training interactions, in their order"
-            )
+        check_one_per_item(self.name, self.vectors, train)
 
     def _recommend(self, rows: Int32, k: int, exclude_seen: bool) -> tuple[Int32, Float32]:
         bought = self.fitted().matrix
@@ -114,6 +122,74 @@ class ContentRecommender(Recommender):
         return [Reason(int(seen.indices[i]), float(share[i]), "item") for i in order if share[i]]
 
 
+@dataclass(eq=False)
+class VectorKNN(Recommender):
+    """ItemKNN whose neighbours are those of the vectors.
+
+    score(u, j) = sum over items i that u took, with j among the k items of largest positive cosine
+    to i (i itself is none of them), of r_ui cos(f_i, f_j); r_ui is 1, or with weighting "count" the
+    number of purchases. Equal cosines are ordered by the lowest number. Items without a vector are
+    nobody's neighbour and have none (`n_without_vector` counts them). Cold items take part.
+    """
+
+    name: ClassVar[str] = "itemknn-vectors"
+
+    vectors: Any = field(repr=False)
+    """(n_items, dim) float32 array or scipy CSR matrix, in the order of the training items; a part
+    scaled by w counts w^2 in the cosine."""
+    valid: NDArray[np.bool_] | None = field(default=None, repr=False)
+    """(n_items,) False where there is no vector; a zero vector counts as none in any case."""
+    encoder: str = ""
+    """Signature of the vectors."""
+    k: int = 20
+    """Neighbours of an item."""
+    weighting: Literal["unique", "count"] = "unique"
+    device: Device = field(default="auto", repr=False)
+
+    def __post_init__(self) -> None:
+        check_choice(f"{self.name}: weighting", self.weighting, ("unique", "count"))
+        check_at_least(f"{self.name}: k", self.k, 1)
+        vectors, self.valid = checked_vectors(self.vectors, self.valid)
+        self.vectors = unit_rows(vectors)
+
+    @property
+    def n_without_vector(self) -> int:
+        """Items that this recommender can neither use nor recommend."""
+        assert self.valid is not None
+        return int((~self.valid).sum())
+
+    def _fit(self, train: Interactions) -> None:
+        from scipy import sparse
+
+        check_one_per_item(self.name, self.vectors, train)
+        assert self.valid is not None
+        n = train.n_items
+        asked = np.flatnonzero(self.valid & (train.item_counts > 0))
+        neighbours, cosines = empty_lists(n, self.k)
+        itself = sparse.csr_matrix(
+            (np.ones(asked.size, np.float32), (np.arange(asked.size), asked)), (asked.size, n)
+        )
+        found, found_cosines = ItemIndex(self.vectors, self.valid).top_k(
+            self.vectors[asked], self.k, exclude=itself, device=self.device
+        )
+        found[found_cosines <= 0] = -1
+        neighbours[asked], cosines[asked] = found, found_cosines
+        self._similar = compact(neighbours, cosines)
+
+    def _recommend(self, rows: Int32, k: int, exclude_seen: bool) -> tuple[Int32, Float32]:
+        train = self.fitted()
+        query = (
+            train.indptr, train.indices, NO_WEIGHTS if self.weighting == "unique" else train.counts
+        )  # fmt: skip
+        return take_top_k(train, rows, rows, query, self._similar, k, exclude_seen)
+
+    def explain(self, user_idx: int, item_idx: int, *, n: int = 5) -> list[Reason]:
+        """The bought items that have the item among their neighbours; weights add up to its score
+        where n is large enough."""
+        weighted = self.weighting == "count"
+        return taken_items(self.fitted(), self._similar, user_idx, item_idx, n, weighted=weighted)
+
+
 def tfidf_vectors(
     texts: Sequence[str | None], *, min_df: int = 1, max_features: int | None = None
 ) -> tuple[Any, NDArray[np.bool_]]:
@@ -149,28 +225,3 @@ def tfidf_vectors(
     rows = [row.get(text, len(distinct)) for text in plain]
     vectors = sparse.csr_matrix(sparse.vstack([known, nothing]).tocsr()[rows])
     return vectors, np.diff(vectors.indptr) > 0
-
-
-def _normalise(vectors: Any, valid: NDArray[np.bool_] | None) -> tuple[Any, NDArray[np.bool_]]:
-    from scipy import sparse
-
-    if not sparse.issparse(vectors):
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if vectors.ndim != 2:
-            raise InputError(f"vectors have shape {vectors.shape}; expected (n_items, dim)")
-    n = vectors.shape[0]
-    valid = np.ones(n, dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
-    if valid.shape != (n,):
-        raise InputError(f"valid has shape {valid.shape}; expected ({n},), one per vector")
-    data = vectors.data if sparse.issparse(vectors) else vectors
-    if not np.isfinite(data).all():
-        raise InputError("vectors hold NaN or infinite values; set those rows to 0, valid to False")
-    if sparse.issparse(vectors):
-        square = vectors.multiply(vectors).sum(axis=1)
-        norms = np.sqrt(np.asarray(square, dtype=np.float64).ravel())
-        scale = np.where(norms > 0, 1 / np.maximum(norms, 1e-300), 0).astype(np.float32)
-        unit = sparse.csr_matrix(sparse.diags(scale) @ vectors, dtype=np.float32)
-    else:
-        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-        unit = (vectors / np.maximum(norms, 1e-300)[:, None]).astype(np.float32)
-    return unit, valid & (norms > 0)

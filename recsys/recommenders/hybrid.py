@@ -1,8 +1,11 @@
-"""Recommenders made of others, or of the user's own history: repurchase and blends."""
+"""Recommenders made of others, or of the user's own history: repurchase, blends, and factors for
+cold items."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +17,17 @@ from recsys.recommenders.base import (
     Recommender,
     check_at_least,
     check_choice,
+    check_one_per_item,
+    checked_vectors,
+    empty_lists,
     heaviest,
     take_top_k,
 )
+from recsys.recommenders.factors import ALS
+
+RIDGES = tuple(10.0**power for power in range(-6, 4))
+USERS = 16_384
+"""Users whose lists are searched at a time."""
 
 
 @dataclass
@@ -155,3 +166,169 @@ class Blend(Recommender):
             ],
             n,
         )
+
+
+@dataclass(eq=False)
+class ContentToALS(Recommender):
+    """ALS whose rarely bought items borrow factors predicted from their vectors.
+
+    A ridge regression maps vectors to the item factors that ALS learned,
+
+        W = argmin sum over bought items i of w_i |q_i - c - W f_i|^2 + ridge |W|^2,
+        w_i = n_i / (n_i + support),
+
+    n_i being the users who took i, and item i is ranked with (n_i q_i + support (c + W f_i)) /
+    (n_i + support): a cold item by its vectors alone, a popular one by its purchases. (After
+    Gantner et al., 2010, who map attributes to factors.) Items without a vector keep their ALS
+    factors; without purchases besides they are never recommended (`n_without_vector` counts items
+    without a vector). Users without history get empty lists.
+    """
+
+    name: ClassVar[str] = "content-to-als"
+
+    vectors: Any = field(repr=False)
+    """(n_items, dim) float32, in the order of the training items."""
+    valid: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
+    """(n_items,) False where there is no vector; a zero vector counts as none in any case."""
+    encoder: str = ""
+    """Signature of the vectors."""
+    support: float = 5.0
+    """Purchases that the prediction is worth; 0 leaves every bought item its own factors."""
+    ridge: float | None = None
+    """In units of the mean square of the vectors' principal values; None: chosen among powers of
+    ten by generalised cross-validation."""
+    factors: int = 64
+    """This and the following: see `ALS`."""
+    regularization: float = 0.01
+    alpha: float = 1.0
+    iterations: int = 15
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", repr=False)
+
+    def __post_init__(self) -> None:
+        self.vectors, self.valid = checked_vectors(self.vectors, self.valid, dense=self.name)
+        check_at_least(f"{self.name}: support", self.support, 0)
+        if self.ridge is not None and not self.ridge > 0:
+            raise InputError(f"{self.name}: ridge must be above 0, got {self.ridge}")
+        check_at_least(f"{self.name}: factors", self.factors, 1)
+        check_at_least(f"{self.name}: iterations", self.iterations, 1)
+
+    @property
+    def n_without_vector(self) -> int:
+        """Items whose factors are those of ALS, or that can't be recommended."""
+        assert self.valid is not None
+        return int((~self.valid).sum())
+
+    def _fit(self, train: Interactions) -> None:
+        from recsys.similarity import ItemIndex
+
+        check_one_per_item(self.name, self.vectors, train)
+        assert self.valid is not None
+        self.als = ALS(
+            factors=self.factors,
+            regularization=self.regularization,
+            iterations=self.iterations,
+            seed=self.seed,
+            alpha=self.alpha,
+        ).fit(train)
+        """The model the factors come from."""
+        own, counts = self.als.item_factors, train.item_counts.astype(np.float64)
+        taught = self.valid & (counts > 0)
+        self.chosen_ridge = 0.0
+        """The ridge that was used."""
+        mixed = np.where(counts[:, None] > 0, own, 0).astype(np.float32)
+        if taught.any():
+            weights = counts[taught] / (counts[taught] + max(self.support, 1.0))
+            predicted, self.chosen_ridge = _map_to(
+                self.vectors, taught, own[taught].astype(np.float64), weights, self.ridge
+            )
+            share = (counts / np.maximum(counts + self.support, 1e-12))[:, None]
+            mixed[self.valid] = (share * mixed + (1 - share) * predicted)[self.valid]
+        known = self.valid | (counts > 0) if taught.any() else counts > 0
+        self.item_factors = np.ascontiguousarray(mixed, np.float32)
+        """(n_items, factors) float32: what items are ranked with."""
+        self._index = ItemIndex(self.item_factors, known)
+
+    def _recommend(self, rows: Int32, k: int, exclude_seen: bool) -> tuple[Int32, Float32]:
+        train = self.fitted()
+        item_idx, scores = empty_lists(rows.size, k)
+        asked = np.flatnonzero(np.diff(train.indptr)[rows] > 0)
+        for start in range(0, asked.size, USERS):
+            at = asked[start : start + USERS]
+            item_idx[at], scores[at] = self._index.top_k(
+                self.als.user_factors[rows[at]],
+                k,
+                exclude=train.matrix[rows[at]] if exclude_seen else None,
+                device=self.device,
+            )
+        return item_idx, scores
+
+    def explain(self, user_idx: int, item_idx: int, *, n: int = 5) -> list[Reason]:
+        """What each bought item added to the score.
+
+        With Y the item factors of ALS and c_i = 1 + alpha r_ui, a user's factors solve
+        (Y'Y + Y'(C - I)Y + regularization I) x = sum of c_i y_i over the bought items (Hu et al.,
+        2008), so the score is a sum over them. ALS stops near that solution: the weights add up to
+        the score but for what another iteration would change.
+        """
+        train = self.fitted()
+        row = slice(int(train.indptr[user_idx]), int(train.indptr[user_idx + 1]))
+        items = train.indices[row]
+        if not items.size or not self.item_factors[item_idx].any():
+            return []
+        every = self.als.item_factors.astype(np.float64)
+        bought, confidence = every[items], 1 + self.alpha * train.counts[row].astype(np.float64)
+        gram = every.T @ every + self.regularization * np.eye(every.shape[1])
+        gram += (bought.T * (confidence - 1)) @ bought
+        shares = (bought * confidence[:, None]) @ np.linalg.solve(
+            gram, self.item_factors[item_idx].astype(np.float64)
+        )
+        return heaviest(
+            [
+                Reason(int(i), float(share), "item")
+                for i, share in zip(items, shares, strict=True)
+                if share
+            ],
+            n,
+        )
+
+
+def _map_to(
+    vectors: Float32,
+    taught: npt.NDArray[np.bool_],
+    targets: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64],
+    ridge: float | None,
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Predicted targets of every row by weighted ridge regression, and the ridge.
+
+    vectors (n, dim); targets and weights of its `taught` rows. The eigenvectors of the smaller of
+    X'X and XX' serve every ridge; generalised cross-validation (Golub et al., 1979) divides the
+    residual by (rows - degrees of freedom)^2.
+    """
+    x = vectors[taught].astype(np.float64)
+    total = weights.sum()
+    middle, base = weights @ x / total, weights @ targets / total
+    root = np.sqrt(weights)[:, None]
+    x, y = (x - middle) * root, (targets - base) * root
+    wide = x.shape[1] > x.shape[0]
+    values, basis = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    values = np.maximum(values, 0)
+    scale = max(values.mean(), 1e-24)
+    # Coordinates of y in the basis of the rows of x: the fit is a shrinkage of each.
+    kept = values > 1e-10 * values.max(initial=0)
+    spread = np.sqrt(values[kept])
+    left = basis[:, kept] if wide else x @ basis[:, kept] / spread
+    seen = left.T @ y
+    outside = max(float((y**2).sum() - (seen**2).sum()), 0.0)
+
+    def error(candidate: float) -> float:
+        shrunk = values[kept] / (values[kept] + candidate * scale)
+        residual = outside + float((((1 - shrunk)[:, None] * seen) ** 2).sum())
+        return residual / max(len(x) - 1 - float(shrunk.sum()), 1e-9) ** 2
+
+    chosen = min(RIDGES, key=error) if ridge is None else ridge
+    inner = (spread / (values[kept] + chosen * scale))[:, None] * seen
+    right = x.T @ (left / spread) if wide else basis[:, kept]
+    mapping = right @ inner
+    return (vectors - middle) @ mapping + base, chosen
