@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 CAPTIONERS: dict[str, str] = {
     "blip-base": "Salesforce/blip-image-captioning-base",
     "blip-large": "Salesforce/blip-image-captioning-large",
+    "blip2-opt-2.7b": "Salesforce/blip2-opt-2.7b",
+    "blip2-opt-6.7b": "Salesforce/blip2-opt-6.7b",
+    "blip2-flan-t5-xl": "Salesforce/blip2-flan-t5-xl",
+    "blip2-flan-t5-xxl": "Salesforce/blip2-flan-t5-xxl",
+    "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf",
+    "llava-1.5-13b": "llava-hf/llava-1.5-13b-hf",
+    "vit-gpt2": "nlpconnect/vit-gpt2-image-captioning",
 }
 """Short name -> checkpoint on the Hugging Face hub. Any local folder works as well."""
 
@@ -118,8 +125,11 @@ class Captioner(ABC):
         """
 
     @abstractmethod
-    def open_session(self, features: "torch.Tensor", room: int) -> Session:
-        """Begin to write about encoded photos; at most `room` tokens a row will be fed."""
+    def open_session(self, features: "torch.Tensor", room: int, *, keep: bool = True) -> Session:
+        """Begin to write about encoded photos; at most `room` tokens a row will be fed.
+
+        keep: what was fed is needed again; False where all tokens are fed at once.
+        """
 
     @abstractmethod
     def add_words(self, words: Sequence[str]) -> None:
@@ -247,7 +257,8 @@ class Captioner(ABC):
 
         Meaningless where that label is IGNORED. Differentiable.
         """
-        return self.open_session(features, batch.input_ids.shape[1]).feed(batch.input_ids)
+        ids = batch.input_ids
+        return self.open_session(features, ids.shape[1], keep=False).feed(ids)
 
     def loss(self, features: "torch.Tensor", batch: TextBatch) -> "torch.Tensor":
         """Mean cross-entropy in nats over the tokens that count."""
@@ -322,18 +333,22 @@ class Checkpoint:
     device: str
     quantize: str | None
 
-    def weights(self, network: Any) -> Any:
-        """The folder's weights as a `network` (a class with from_pretrained), none missing."""
+    def weights(self, network: Any, *, unused: str = "(?!)") -> Any:
+        """The folder's weights as a `network` (a class with from_pretrained), none missing.
+
+        unused: pattern of tensors that may be missing, because nothing here computes with them.
+        """
         options: dict[str, Any] = {"dtype": self.dtype, "output_loading_info": True}
         if any(self.folder.glob("*.safetensors")):
             options["use_safetensors"] = True
         if self.quantize is not None:
             options |= {"quantization_config": _four_bit(), "device_map": {"": self.device}}
         model, info = network.from_pretrained(self.folder, **options)
-        if info["missing_keys"]:
+        missing = sorted(x for x in info["missing_keys"] if not re.fullmatch(unused, x))
+        if missing:
             raise ValueError(
-                f"its weights lack {len(info['missing_keys'])} tensors of a {network.__name__}, "
-                f"e.g. {sorted(info['missing_keys'])[0]}: another class of checkpoint"
+                f"its weights lack {len(missing)} tensors of a {network.__name__}, e.g. "
+                f"{missing[0]}: another class of checkpoint"
             )
         return model
 
@@ -392,9 +407,15 @@ def load_captioner(
 
 def families() -> dict[str, Any]:
     """`model_type` of a checkpoint's config.json -> the class of its captioner."""
-    from caption.families import BlipCaptioner
+    from caption.clipcap import ClipCap
+    from caption.families import Blip2Captioner, BlipCaptioner, EncoderDecoderCaptioner
 
-    return {"blip": BlipCaptioner}
+    return {
+        "blip": BlipCaptioner,
+        "blip-2": Blip2Captioner,
+        "vision-encoder-decoder": EncoderDecoderCaptioner,
+        "clipcap": ClipCap,
+    }
 
 
 def tidy(text: str) -> str:
