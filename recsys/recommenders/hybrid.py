@@ -174,14 +174,16 @@ class ContentToALS(Recommender):
 
     A ridge regression maps vectors to the item factors that ALS learned,
 
-        W = argmin sum over bought items i of w_i |q_i - c - W f_i|^2 + ridge |W|^2,
-        w_i = n_i / (n_i + support),
+        W, c = argmin sum over bought items i of sqrt(n_i) |q_i - c - W f_i|^2 + ridge |W|^2,
 
     n_i being the users who took i, and item i is ranked with (n_i q_i + support (c + W f_i)) /
     (n_i + support): a cold item by its vectors alone, a popular one by its purchases. (After
-    Gantner et al., 2010, who map attributes to factors.) Items without a vector keep their ALS
-    factors; without purchases besides they are never recommended (`n_without_vector` counts items
-    without a vector). Users without history get empty lists.
+    Gantner et al., 2010, who map attributes to factors.) With weights 1 instead of sqrt(n_i) cold
+    items are too short to be ranked high, with n_i they crowd out the others.
+
+    Items without a vector keep their ALS factors; without purchases besides they are never
+    recommended (`n_without_vector` counts items without a vector). Users without history get empty
+    lists.
     """
 
     name: ClassVar[str] = "content-to-als"
@@ -195,11 +197,12 @@ class ContentToALS(Recommender):
     support: float = 5.0
     """Purchases that the prediction is worth; 0 leaves every bought item its own factors."""
     ridge: float | None = None
-    """In units of the mean square of the vectors' principal values; None: chosen among powers of
-    ten by generalised cross-validation."""
+    """In units of the mean eigenvalue of the vectors' (weighted) scatter; None: chosen among powers
+    of ten by generalised cross-validation."""
     factors: int = 64
-    """This and the following: see `ALS`."""
-    regularization: float = 0.01
+    regularization: float = 10.0
+    """Of ALS, with the parameters beside it. Stronger than the row's own: factors that follow a
+    handful of purchases can't be predicted."""
     alpha: float = 1.0
     iterations: int = 15
     seed: int = 0
@@ -238,9 +241,9 @@ class ContentToALS(Recommender):
         """The ridge that was used."""
         mixed = np.where(counts[:, None] > 0, own, 0).astype(np.float32)
         if taught.any():
-            weights = counts[taught] / (counts[taught] + max(self.support, 1.0))
+            targets, weights = own[taught].astype(np.float64), np.sqrt(counts[taught])
             predicted, self.chosen_ridge = _map_to(
-                self.vectors, taught, own[taught].astype(np.float64), weights, self.ridge
+                self.vectors, taught, targets, weights, self.ridge
             )
             share = (counts / np.maximum(counts + self.support, 1e-12))[:, None]
             mixed[self.valid] = (share * mixed + (1 - share) * predicted)[self.valid]
