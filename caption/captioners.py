@@ -406,15 +406,23 @@ def load_captioner(
 
 
 def families() -> dict[str, Any]:
-    """`model_type` of a checkpoint's config.json -> the class of its captioner."""
+    """`model_type` of a checkpoint's config.json -> the class of its captioner.
+
+    Every type of transformers' AutoModelForImageTextToText that is not named here takes the general
+    path of chat checkpoints.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    from caption.chat import ChatCaptioner, LlavaCaptioner
     from caption.clipcap import ClipCap
     from caption.families import Blip2Captioner, BlipCaptioner, EncoderDecoderCaptioner
 
-    return {
+    return dict.fromkeys(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, ChatCaptioner) | {
         "blip": BlipCaptioner,
         "blip-2": Blip2Captioner,
-        "vision-encoder-decoder": EncoderDecoderCaptioner,
         "clipcap": ClipCap,
+        "llava": LlavaCaptioner,
+        "vision-encoder-decoder": EncoderDecoderCaptioner,
     }
 
 
@@ -477,8 +485,9 @@ def _model_type(folder: Path) -> str:
         raise InputError(f"folder {folder} is not a captioner ({error}); {known}") from error
     if model_type not in families():
         raise InputError(
-            f"folder {folder} holds a {model_type!r} network; captioners here are of the types "
-            f"{sorted(families())}"
+            f"folder {folder} holds a {model_type!r} network, which writes no text about pictures; "
+            "expected blip, blip-2, clipcap, llava, vision-encoder-decoder or another class of "
+            "transformers' AutoModelForImageTextToText with a chat template"
         )
     return str(model_type)
 

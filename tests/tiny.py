@@ -155,6 +155,80 @@ def clipcap_parts(folder: Path) -> tuple[Path, Path]:
     return folder / "clip", folder / "gpt2"
 
 
+LLAMA = {
+    **WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.1,
+}
+
+
+def _llava(folder: Path) -> None:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    tokenizer = _metaspace("<pad>", "</s>", "<unk>", bos="<s>", add_eos=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    template = (
+        "{% for m in messages %}{{ m['role'].upper() }}: {% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    processor = LlavaProcessor(
+        _square_images("Llava"),
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    text = {**LLAMA, **_roles(tokenizer), "model_type": "llama", "vocab_size": len(tokenizer)}
+    vision = {**VISION, "model_type": "clip_vision_model"}
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=image)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _idefics3(folder: Path) -> None:
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessorPil,
+        Idefics3Processor,
+    )
+
+    tokenizer = _metaspace("<pad>", "</s>", "<unk>", bos="<s>", add_eos=False)
+    extra = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": extra})
+    images = Idefics3ImageProcessorPil(
+        size={"longest_edge": 32}, max_image_size={"longest_edge": 32}, do_image_splitting=False
+    )
+    template = (
+        "{% for m in messages %}{{ m['role'] | capitalize }}: {% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    processor = Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template)
+    text = {**LLAMA, **_roles(tokenizer), "model_type": "llama", "vocab_size": len(tokenizer)}
+    config = Idefics3Config(
+        vision_config={**VISION, "patch_size": 8},
+        text_config=text,
+        scale_factor=2,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = Idefics3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def _roles(tokenizer: Any) -> dict[str, int]:
+    return {f"{x}_token_id": getattr(tokenizer, f"{x}_token_id") for x in ("bos", "eos", "pad")}
+
+
 def _gpt2(tokenizer: Any) -> dict[str, Any]:
     return {
         "n_embd": 32,
@@ -239,8 +313,10 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "blip": _blip,
     "blip-2-opt": _blip2_opt,
     "blip-2-t5": _blip2_t5,
+    "llava": _llava,
     "vision-encoder-decoder": _encoder_decoder,
     "clipcap-mlp": lambda folder: _clipcap(folder, "mlp"),
     "clipcap-transformer": lambda folder: _clipcap(folder, "transformer"),
+    "idefics3": _idefics3,
 }
 """Name of a tiny checkpoint -> what writes it."""
