@@ -214,12 +214,31 @@ def train_captioner(**options: Any) -> None:
     _done(path, f"fcr caption-items --run {name}")
 
 
+@main.command("reinforce-captioner")
+@_common
+def reinforce_captioner(**options: Any) -> None:
+    """Go on from the fine-tuned captioner towards a reward (`reinforce.rewards`).
+
+    Attributes and category of the reference (als, sls), CIDEr-D, CLIPScore, audited truth, or any
+    weighted sum of them. A control trains as many steps without a reward.
+
+    \b
+      fcr reinforce-captioner --set reinforce.rewards.truth=1 --set reinforce.steps=200
+    """
+    from pipelines.reinforce import reinforce_captioner as command
+
+    with _run(options) as run:
+        path = command(run)
+        name = run.folder.name
+    _done(path, f"fcr score-captions --run {name}, or caption-items --captioner reinforced")
+
+
 @main.command("caption-items")
 @_common
 @click.option(
     "--captioner",
     metavar="NAME",
-    help="`fine-tuned`, `pretrained`, a checkpoint's name "
+    help="`fine-tuned`, `reinforced`, `pretrained`, a checkpoint's name "
     "or folder [default: fine-tuned where the run has it].",
 )
 def caption_items(captioner: str | None, **options: Any) -> None:
@@ -432,6 +451,41 @@ def recommend(
     _done(path, f"fcr report --run {name}")
 
 
+@main.command()
+@_common
+@click.option(
+    "--captions",
+    type=FILE,
+    metavar="FILE",
+    help="Captions written elsewhere: a table of article_id (integers too) and description "
+    "[default: the run's].",
+)
+@click.option("--plan", is_flag=True, help="Only say what would be done and how long it takes.")
+@click.option(
+    "--allow-leaks", is_flag=True, help="Go on although the leak audit fails; stamps every table."
+)
+def experiment(captions: Path | None, plan: bool, allow_leaks: bool, **options: Any) -> None:
+    """What the words are worth: recommenders compared while only the article text changes.
+
+    Texts (`experiment.settings`): none; metadata (colour, type, pattern by template); original;
+    caption; fill (caption where the description is missing); both; shuffled and shuffled-fill
+    (captions of other articles, the placebos of caption and fill); copy (the nearest training
+    photo's text). `experiment.mask` draws the imputation curve. A killed call goes on from its last
+    finished cell; `fcr report` draws the answers.
+
+    \b
+      fcr experiment --plan
+      fcr experiment --config thesis-corrected --captions augmented.csv --data DIR
+    """
+    from pipelines.experiment import experiment as command
+
+    with _run(options) as run:
+        path = command(run, captions=captions, plan_only=plan, allow_leaks=allow_leaks)
+        name = run.folder.name
+    if path is not None:
+        _done(path, f"fcr report --run {name}")
+
+
 @main.command("score-recommendations")
 @click.option(
     "--recommendations",
@@ -503,6 +557,36 @@ def report(**options: Any) -> None:
     with _run(options) as run:
         path = command(run)
     _done(path, "open it in a browser")
+
+
+@main.command()
+@_common
+@click.option("--merged", is_flag=True, help="The whole model, even where an adapter was trained.")
+@click.option(
+    "--text",
+    type=click.Choice(["fill", "caption", "both"]),
+    default="fill",
+    show_default=True,
+    help="Descriptions of articles.csv: captions where the shop has none, everywhere, or behind "
+    "the shop's own.",
+)
+@click.option(
+    "--drop-contradicting",
+    is_flag=True,
+    help="Leave out descriptions that contradict the article's own type, colour or pattern.",
+)
+@click.option("--licence", metavar="ID", help="Of the weights, for the model card (hub id).")
+def export(**options: Any) -> None:
+    """Hand over: the captioner with its model card, and articles.csv with descriptions."""
+    from pipelines.export import export as command
+
+    names = ("merged", "text", "drop_contradicting", "licence")
+    choices = {name: options.pop(name) for name in names}
+    with _run(options) as run:
+        exported = command(run, **choices)
+    if exported.captioner is not None:
+        click.echo(f"wrote {exported.captioner}")
+    _done(exported.articles, "load it; generated texts are marked in description_source")
 
 
 @main.command()

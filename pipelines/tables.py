@@ -227,9 +227,9 @@ def _shown(cell: Value, column: Column, best: bool) -> Shown:
 def _spread(cell: Value, parts: Sequence[str]) -> Iterator[str]:
     for part in parts:
         if part == "reason":
-            yield _plain(cell.reason) if isinstance(cell, Missing) else ""
+            yield plain_cell(cell.reason) if isinstance(cell, Missing) else ""
         elif isinstance(cell, str):
-            yield _plain(cell) if part == "value" else ""
+            yield plain_cell(cell) if part == "value" else ""
         elif part == "value":
             value = _number(cell)
             yield "" if value is None else repr(cell if isinstance(cell, int) else value)
@@ -238,7 +238,8 @@ def _spread(cell: Value, parts: Sequence[str]) -> Iterator[str]:
             yield "" if end is None else repr(end)
 
 
-def _plain(text: str) -> str:
+def plain_cell(text: str) -> str:
+    """A text that neither ends a CSV row nor runs as a formula in a spreadsheet."""
     # A lone carriage return would end the row for some readers.
     text = UNSEEN.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
     # Blanks before the sign don't stop every spreadsheet from running it.

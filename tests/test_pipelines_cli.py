@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -73,6 +74,42 @@ def test_the_demo_goes_all_the_way(finished: tuple[Path, str]) -> None:
     assert str(run / "report/report.html").split("runs/")[1] in said.splitlines()[-2]
     scores = json.loads((run / "score-captions/fine-tuned/scores.json").read_text())
     assert all("signature" in s or "unavailable" in s for s in scores.values())
+
+
+def test_what_is_handed_over_describes_photos_as_the_run_did(finished: tuple[Path, str]) -> None:
+    from huggingface_hub import ModelCard
+
+    from caption.captioners import load_captioner
+    from caption.images import open_image
+    from pipelines.workspace import packaged
+
+    home, _ = finished
+    written = pl.read_parquet(home / "runs/demo/caption-items/captions.parquet").head(8)
+    photos = [home / f"runs/demo/catalogue/images/{i[:3]}/{i}.jpg" for i in written["article_id"]]
+    folder = home / "runs/demo/export"
+    for options in ((), ("--merged",)):
+        done = fcr("export", *options, cwd=home)
+        assert done.returncode == 0, done.stderr
+        if options:
+            captioner = load_captioner(folder / "captioner")
+        else:
+            base = packaged("data", "demo", "blip")
+            captioner = load_captioner(base, adapter=folder / "captioner")
+        pixels = np.stack([captioner.preprocess(open_image(p)) for p in photos])
+        captions = [g.text for g in captioner.generate(pixels, max_new_tokens=20)]
+        assert captions == written["caption"].to_list()
+        card = ModelCard.load(folder / "captioner/README.md", ignore_metadata_errors=False)
+        assert card.data.license == "mit"
+        assert "CIDEr-D" in {r.metric_name for r in card.data.eval_results}
+        assert ("An adapter for" in card.text) == (not options)
+        texts = [p.read_text() for p in folder.glob("captioner/*.[jm]*") if p.suffix != ".model"]
+        assert not any(str(home) in text or str(Path.cwd()) in text for text in texts)
+    articles = pl.read_csv(folder / "articles.csv", infer_schema=False)
+    own = pl.read_csv(home / "runs/demo/catalogue/articles.csv", infer_schema=False)
+    assert articles.columns[: len(own.columns)] == own.columns
+    kept = own["detail_desc"].is_not_null()
+    assert (articles["detail_desc"] == own["detail_desc"]).filter(kept).all()
+    assert set(articles["description_source"].filter(~kept)) <= {"generated", None}
 
 
 def test_a_second_call_reuses_everything(finished: tuple[Path, str]) -> None:
