@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MinLen
 
+from caption.reinforce import ReinforceConfig
 from caption.train import TrainConfig
 from pipelines import InputError
 
@@ -278,6 +279,7 @@ class Config:
     captions: CaptionSplitConfig = field(default_factory=CaptionSplitConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
