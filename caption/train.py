@@ -1,32 +1,28 @@
-"""Maximum-likelihood fine-tuning of a captioner on a `CaptionSet`.
+"""Maximum-likelihood fine-tuning of a captioner on a `CaptionSet`."""
 
-A plain loop: transformers' Trainer, fed with the same cached encoder outputs, took 18 % longer a
-step on captioners of 1.5 M parameters, and its checkpoints are pickles.
-"""
-
-import csv
+import contextlib
 import hashlib
-import io
 import json
 import math
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from caption import InputError
 from caption.adapt import Adaptation, AdaptConfig, adapt, merge, save_adapter
-from caption.captioners import IGNORED, Captioner, TextRow
-from caption.images import UnreadableImage, prepared_images
-from caption.records import CaptionSet, write_atomically
+from caption.captioners import Captioner
+from caption.records import CaptionSet
+from caption.schedules import Schedule
 
 if TYPE_CHECKING:
-    import torch
+    from caption.trainer import CaptionTrainer
+    from caption.training_data import TrainingData
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total)."""
@@ -40,37 +36,62 @@ class TrainConfig:
     """Which weights learn."""
     steps: int = 200
     """Updates of the weights: the whole budget."""
+    epochs: float = 0.0
+    """Passes over the training captions; above 0 they are the budget instead of `steps`."""
     batch_size: int = 32
-    """Captions an update."""
+    """Captions an update, over all parts and processes."""
     accumulate: int = 1
     """Parts that a batch is computed in, to save memory; the update is the same."""
     learning_rate: float = 1e-3
     """Peak of the schedule (2e-5 to 1e-4 for checkpoints of BLIP-base size)."""
+    schedule: Schedule = "cosine"
+    """"cosine" and "linear" fall to the floor at the end; "annealing" within `period` updates, and
+    stays there; "published" climbs again after `period`, as torch's CosineAnnealingLR does;
+    "constant" stays at the peak."""
+    period: int = 500
+    """Updates of "annealing" and "published" from peak to floor (`T_max`)."""
     min_learning_rate: float = 0.0
-    """Where the cosine ends."""
+    """Floor of the schedule."""
     warmup: float = 0.1
-    """Share of the steps during which the rate climbs from 0."""
+    """Share of the steps during which the rate climbs from 0; above 1 a number of steps."""
     weight_decay: float = 0.05
     """AdamW's decoupled decay of matrices; vectors (biases, norms) are not decayed."""
     clip: float = 1.0
     """Largest gradient norm."""
     max_tokens: int = 50
     """Longer captions are cut, and counted."""
+    flip: float = 0.0
+    """Probability that a training photo is mirrored. Changed photos cannot be cached."""
+    colour_jitter: float = 0.0
+    """Brightness, contrast and saturation of training photos vary by up to this share."""
     evaluate_every: int = 0
-    """Steps between validation losses, each of which is also a checkpoint; 0: ten times in all."""
+    """Steps between evaluations on the validation part, each of which is also a checkpoint; 0:
+    after every epoch where `epochs` is given, else ten times in all."""
+    generate: int = 0
+    """Validation photos that every evaluation captions (greedily) for BLEU-4, CIDEr-D, ROUGE-L."""
+    keep: Literal["loss", "bleu-4", "cider-d", "rouge-l"] = "loss"
+    """Whose best evaluation gives the weights that are kept; a caption metric needs `generate`."""
+    patience: int = 0
+    """Stop after this many evaluations without a better one; 0: never."""
     extend_vocabulary: int = 0
     """Add at most this many frequent whole words that the tokenizer splits ("full", "decoder")."""
     extend_min_count: int = 5
     """... which stand at least this often in the training text."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """"auto": bfloat16 where the hardware computes in it and the network is wide enough to gain."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, a third more time."""
     cache_gb: float = 4.0
     """Encoder outputs (or pixels, when the encoder learns) are held in memory up to this size, in
     float32 or else float16; beyond it photos are decoded anew at every step."""
     workers: int = 2
     """Threads that decode photos."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files too (package tensorboard)."""
+    country: str = ""
+    """Three-letter ISO code of the grid: measure energy and CO2 (package codecarbon)."""
     seed: int = 0
-    """Of the order, dropout and new weights."""
+    """Of the order, dropout, augmentation and new weights."""
 
 
 class HistoryRow(NamedTuple):
@@ -82,18 +103,29 @@ class HistoryRow(NamedTuple):
     loss: float
 
 
+class MetricRow(NamedTuple):
+    """One point of the curves of caption metrics."""
+
+    step: int
+    epoch: float
+    split: str
+    metric: str
+    value: float
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a training run did; the captioner passed in now carries the best weights, merged."""
 
     saved: Path
-    """`out/adapter` (LoRA) or `out/model` (everything else)."""
+    """`out/adapter` (adapters) or `out/model` (everything else)."""
     history: tuple[HistoryRow, ...]
+    metrics: tuple[MetricRow, ...]
     best_step: int
     best_loss: float
-    """Lowest validation loss; its weights are the ones saved."""
+    """Validation loss of the evaluation whose weights are the ones saved."""
     steps: int
-    """Updates made: fewer than asked when the loss diverged."""
+    """Updates made: fewer than asked when the loss diverged or nothing got better."""
     trainable: int
     total: int
     skipped: tuple[tuple[str, str], ...]
@@ -108,6 +140,9 @@ class TrainResult:
     """Step of the checkpoint the run went on from; 0 for a fresh one."""
     stopped: str | None
     """Why the run ended early: a loss that is not a number, and in which step."""
+    energy_kwh: float | None
+    co2_kg: float | None
+    """Of this call, by codecarbon; None where not measured."""
 
 
 def train(
@@ -117,79 +152,90 @@ def train(
     out: Path,
     config: TrainConfig = TrainConfig(),
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Fine-tune `captioner` in place and write the best weights and `history.csv` under `out`.
 
-    Validation loss is taken before the first step, every `evaluate_every` steps and at the end; the
-    weights with the lowest one are kept. Each of these points is a checkpoint
-    (`out/checkpoint.safetensors`): a killed run called again with the same arguments goes on from
-    there along the same loss curve; with other arguments it starts over.
+    Validation loss (and, with `generate`, caption metrics: `metrics.csv`) is taken before the first
+    step, every `evaluate_every` steps and at the end; the best weights are kept. Each of these
+    points is a checkpoint (`out/checkpoints/`): a killed run called again with the same arguments
+    goes on from there along the same curve; with other arguments it starts over.
 
-    Raises InputError on a setting that cannot work, or when no photo of a set can be read.
+    Under `torchrun` or `accelerate launch` every process calls this with the same arguments; they
+    share each batch, and process 0 writes. Raises InputError on a setting that cannot work, when no
+    photo of a set can be read, or when memory does not suffice for half a batch either.
     """
 
+    from caption.trainer import world
+
     report = progress or (lambda what, done, total: None)
-    _check(config)
-    key = _key(captioner, train_set, validation_set, config)
-    base = captioner.fingerprint()
-    words: tuple[str, ...] = ()
-    if config.extend_vocabulary:
-        texts = [c for e in train_set.examples for c in e.captions]
-        words = split_words(captioner, texts, config.extend_vocabulary, config.extend_min_count)
-        captioner.add_words(words)
-    adaptation = adapt(captioner, config.adapt, seed=config.seed)
-    learning = _Data(captioner, train_set, config, adaptation.encoder_frozen, report)
-    held_out = _Data(captioner, validation_set, config, adaptation.encoder_frozen, report)
-    run = _Run(captioner, config, out / "checkpoint.safetensors", key)
-    resumed_from = run.resume()
-    every = config.evaluate_every or max(1, config.steps // 10)
-    stopped = None
-    if not run.history:
-        run.evaluated(0.0, None, _mean_loss(captioner, held_out, config, run.autocast))
-    while run.step < config.steps:
-        rows = _batch_rows(len(learning.rows), run.step, config)
-        loss = run.update(learning, rows)
-        if not math.isfinite(loss):
-            ids = ", ".join(learning.ids[learning.rows[r][0]] for r in rows[:4].tolist())
-            stopped = f"the loss became {loss} in step {run.step + 1} (photos {ids} ...)"
-            break
-        run.step += 1
-        report(f"training, loss {loss:.3f}", run.step, config.steps)
-        if run.step % every == 0 or run.step == config.steps:
-            epoch = run.step * config.batch_size / len(learning.rows)
-            validation = _mean_loss(captioner, held_out, config, run.autocast)
-            run.evaluated(epoch, run.take_mean(), validation)
-            _write_history(out / "history.csv", run.history)
-    run.restore_best()
-    saved = _save(captioner, adaptation, out, base)
-    _write_history(out / "history.csv", run.history)
-    run.path.unlink(missing_ok=True)
+    tell = say if say is not None and world()[0] == 0 else lambda line: None
+    _check(config, world()[1])
+    with _kept_generators(), _energy(config, tell) as energy:
+        key = _key(captioner, train_set, validation_set, config)
+        base = captioner.fingerprint()
+        _to_own_device(captioner)
+        words: tuple[str, ...] = ()
+        if config.extend_vocabulary:
+            texts = [c for e in train_set.examples for c in e.captions]
+            words = split_words(captioner, texts, config.extend_vocabulary, config.extend_min_count)
+            captioner.add_words(words)
+        adaptation = adapt(captioner, config.adapt, seed=config.seed)
+        tell(str(adaptation))
+        if config.gradient_checkpointing:
+            captioner.set_gradient_checkpointing(True)
+        learning = _read(captioner, train_set, config, adaptation, report, augmented=True)
+        held_out = _read(captioner, validation_set, config, adaptation, report)
+        if learning.augmentation is not None and adaptation.encoder_frozen:
+            tell("augmented photos: encoder outputs of the training part are not cached")
+        settled = _with_steps(config, len(learning))
+        bf16 = _use_bfloat16(captioner, config)
+
+        def start(parts: int) -> "CaptionTrainer":
+            from caption.trainer import CaptionTrainer
+
+            return CaptionTrainer(
+                captioner,
+                adaptation,
+                learning,
+                held_out,
+                settled,
+                out=out,
+                key=key,
+                parts=parts,
+                bf16=bf16,
+                progress=report,
+            )
+
+        run, resumed_from, stopped = _fit(start, settled, tell)
+        steps = run.state.global_step or resumed_from
+        run.restore_best()
+        if config.gradient_checkpointing:
+            captioner.set_gradient_checkpointing(False)
+        saved = _save(captioner, adaptation, out, base, writes=world()[0] == 0)
+        if world()[0] == 0:
+            run.curves.write(out)
+        run.clean()
+    best_step, best_loss = run.curves.best()
     return TrainResult(
         saved=saved,
-        history=tuple(run.history),
-        best_step=run.best_step,
-        best_loss=run.best_loss,
-        steps=run.step,
+        history=tuple(run.curves.history),
+        metrics=tuple(run.curves.metrics),
+        best_step=best_step,
+        best_loss=best_loss,
+        steps=steps,
         trainable=adaptation.trainable,
         total=adaptation.total,
         skipped=(*learning.skipped, *held_out.skipped),
         cut=learning.cut,
         words_added=words,
         cached_mb=learning.cached_mb + held_out.cached_mb,
-        precision="bfloat16" if run.bf16 else "float32",
+        precision="bfloat16" if bf16 else "float32",
         resumed_from=resumed_from,
         stopped=stopped,
+        energy_kwh=energy.get("kwh"),
+        co2_kg=energy.get("co2"),
     )
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Rate of update `step` (0-based): linear warm-up, then a cosine that ends at the floor."""
-    warm = round(config.warmup * config.steps)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, config.steps - warm)
-    span = config.learning_rate - config.min_learning_rate
-    return config.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def split_words(
@@ -215,301 +261,150 @@ def split_words(
     return tuple(chosen)
 
 
-class _Data:
-    """The readable photos of a set as the network's inputs, and their captions as tokens."""
-
-    def __init__(
-        self,
-        captioner: Captioner,
-        captions: CaptionSet,
-        config: TrainConfig,
-        encoder_frozen: bool,
-        report: Progress,
-    ) -> None:
-        self.captioner = captioner
-        self.encode = encoder_frozen
-        self.workers = config.workers
-        self.skipped: list[tuple[str, str]] = []
-        self.paths: list[Path] = []
-        self.ids: list[str] = []
-        self.stored: torch.Tensor | None = None
-        examples = [e for e in captions.examples if e.image is not None]
-        texts = self._read(examples, captions.name, config, report)
-        rows = captioner.text_rows([t for _, t in texts], config.max_tokens)
-        self.rows = [(image, row) for (image, _), row in zip(texts, rows, strict=True)]
-        self.cut = sum(row.cut for row in rows)
-
-    @property
-    def cached_mb(self) -> float:
-        return 0.0 if self.stored is None else self.stored.nbytes / 1e6
-
-    def features(self, images: list[int]) -> "torch.Tensor":
-        """Encoder outputs (n, L, D) of photos by number; differentiable when the encoder learns."""
-        import torch
-
-        device = self.captioner.device
-        if self.stored is not None:
-            held = self.stored[torch.tensor(images)].to(device, torch.float32)
-        else:
-            held = self._pixels([self.paths[i] for i in images])
-        if self.encode and self.stored is not None:
-            return held
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encode):
-            return self.captioner.encode_images(held)
-
-    def _read(
-        self, examples: Sequence[Any], name: str, config: TrainConfig, report: Progress
-    ) -> list[tuple[int, str]]:
-        """Open every photo once: fill the cache, and note those that cannot be read."""
-        import torch
-
-        texts: list[tuple[int, str]] = []
-        chunk: list[Any] = []
-        self.captioner.model.eval()
-        limit = config.cache_gb * 1e9 / 2  # the training and the validation set share it evenly
-
-        def store() -> None:
-            if not chunk or limit == 0:
-                return
-            batch = torch.from_numpy(np.stack(chunk)).to(self.captioner.device)
-            chunk.clear()
-            with torch.no_grad():
-                batch = self.captioner.encode_images(batch) if self.encode else batch
-            if self.stored is None:
-                if len(self.ids) > 64:
-                    return  # too large, found at the first chunk
-                size = batch[0].nbytes * len(examples)
-                dtype = torch.float32 if size <= limit else torch.float16
-                if size > limit * 2:
-                    return
-                self.stored = torch.empty((len(examples), *batch.shape[1:]), dtype=dtype)
-            end = len(self.ids)
-            self.stored[end - len(batch) : end] = batch.cpu()
-
-        paths = [e.image for e in examples]
-        size = self.captioner.image_size
-        opened = prepared_images(
-            paths, self.captioner.preprocess, at_least=size, workers=config.workers
-        )
-        for done, (example, pixels) in enumerate(zip(examples, opened, strict=True), start=1):
-            if isinstance(pixels, UnreadableImage):
-                self.skipped.append((example.id, pixels.reason))
-            else:
-                texts.extend((len(self.ids), caption) for caption in example.captions)
-                self.ids.append(example.id)
-                self.paths.append(example.image)
-                chunk.append(pixels)
-            if len(chunk) == 64:
-                store()
-                chunk.clear()
-                report("reading photos", done, len(examples))
-        store()
-        if not texts:
-            raise InputError(
-                f"caption set {name!r}: none of its photos can be read ({len(self.skipped)} tried"
-                f"{', e.g. ' + ': '.join(self.skipped[0]) if self.skipped else ''})"
-            )
-        if self.stored is not None:
-            self.stored = self.stored[: len(self.ids)]
-        return texts
-
-    def _pixels(self, paths: list[Path]) -> "torch.Tensor":
-        import torch
-
-        opened = list(
-            prepared_images(
-                paths,
-                self.captioner.preprocess,
-                at_least=self.captioner.image_size,
-                workers=self.workers,
-            )
-        )
-        for pixels in opened:
-            if isinstance(pixels, UnreadableImage):
-                raise pixels
-        return torch.from_numpy(np.stack(opened)).to(self.captioner.device)  # type: ignore[arg-type]
-
-
-class _Run:
-    """Weights, optimizer and loss curve of a run, and their checkpoint: one safetensors file."""
-
-    def __init__(self, captioner: Captioner, config: TrainConfig, path: Path, key: str) -> None:
-        import torch
-
-        self.captioner, self.config, self.path, self.key = captioner, config, path, key
-        self.weights = {n: p for n, p in captioner.model.named_parameters() if p.requires_grad}
-        groups = [
-            {
-                "params": [p for p in self.weights.values() if p.ndim >= 2],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": [p for p in self.weights.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], fused=True)
-        self.bf16 = _use_bfloat16(captioner, config)
-        self.step = 0
-        self.history: list[HistoryRow] = []
-        self.best: dict[str, torch.Tensor] = {}
-        self.best_step = 0
-        self.best_loss = math.inf
-        self.losses: list[float] = []
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        import torch
-
-        if not self.bf16:
-            return nullcontext()
-        return torch.autocast(self.captioner.device.type, dtype=torch.bfloat16)
-
-    def update(self, data: _Data, rows: np.ndarray[Any, Any]) -> float:
-        """One AdamW update on these rows; returns their mean loss before it (nats a token)."""
-        import torch
-
-        chosen = [data.rows[r] for r in rows.tolist()]
-        tokens = sum(_counted(row) for _, row in chosen)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
-        self.captioner.model.train()
-        total = 0.0
-        with _seeded(self.captioner, self.config.seed, self.step):
-            for part in np.array_split(np.arange(len(chosen)), self.config.accumulate):
-                own = [chosen[i] for i in part.tolist()]
-                if not own:
-                    continue
-                with self.autocast():
-                    features = data.features([image for image, _ in own])
-                    batch = self.captioner.text_batch([row for _, row in own])
-                    mean = self.captioner.loss(features, batch)
-                # Weighted by tokens, so that parts add up to the loss of the whole batch.
-                loss = mean * (sum(_counted(row) for _, row in own) / tokens)
-                loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
-                total += float(loss.detach())
-        if math.isfinite(total):
-            torch.nn.utils.clip_grad_norm_(list(self.weights.values()), self.config.clip)
-            self.optimizer.step()
-            self.losses.append(total)
-        self.optimizer.zero_grad(set_to_none=True)
-        return total
-
-    def take_mean(self) -> float:
-        mean = sum(self.losses) / len(self.losses)
-        self.losses.clear()
-        return mean
-
-    def evaluated(self, epoch: float, training: float | None, validation: float) -> None:
-        """Note a point of the curves, keep the weights when they are the best, write it all."""
-        if training is not None:
-            self.history.append(HistoryRow(self.step, epoch, "train", training))
-        self.history.append(HistoryRow(self.step, epoch, "validation", validation))
-        if validation < self.best_loss or not self.best:
-            self.best_loss, self.best_step = validation, self.step
-            self.best = {n: p.detach().clone() for n, p in self.weights.items()}
-        self._write()
-
-    def restore_best(self) -> None:
-        import torch
-
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self.best[name])
-
-    def resume(self) -> int:
-        """Load the checkpoint if it is of this run; returns its step (0: there is none)."""
-        import torch
-        from safetensors import SafetensorError, safe_open
-
-        if not self.path.is_file():
-            return 0
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                state = json.loads((file.metadata() or {}).get("state", "{}"))
-                if state.get("key") != self.key:
-                    return 0
-                held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError):
-            return 0
-        device = self.captioner.device
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(held[f"now/{name}"])
-                self.best[name] = held[f"best/{name}"].to(device)
-                if f"mean/{name}" in held:
-                    self.optimizer.state[weight] = {
-                        "step": torch.tensor(float(state["step"]), device=device),
-                        "exp_avg": held[f"mean/{name}"].to(device),
-                        "exp_avg_sq": held[f"square/{name}"].to(device),
-                    }
-        self.step, self.best_step = state["step"], state["best_step"]
-        self.best_loss = state["best_loss"]
-        self.history = [HistoryRow(*row) for row in state["history"]]
-        return self.step
-
-    def _write(self) -> None:
-        from safetensors.torch import save
-
-        tensors: dict[str, torch.Tensor] = {}
-        for name, weight in self.weights.items():
-            tensors[f"now/{name}"] = weight.detach().contiguous()
-            tensors[f"best/{name}"] = self.best[name].contiguous()
-            moments = self.optimizer.state.get(weight)
-            if moments:
-                tensors[f"mean/{name}"] = moments["exp_avg"].contiguous()
-                tensors[f"square/{name}"] = moments["exp_avg_sq"].contiguous()
-        state = {
-            "key": self.key,
-            "step": self.step,
-            "best_step": self.best_step,
-            "best_loss": self.best_loss,
-            "history": self.history,
-        }
-        write_atomically(self.path, save(tensors, {"state": json.dumps(state)}))
-
-
-def _mean_loss(
-    captioner: Captioner,
-    data: _Data,
+def _fit(
+    start: Callable[[int], "CaptionTrainer"],
     config: TrainConfig,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> float:
-    """Cross-entropy in nats, averaged over all counted tokens of the set."""
+    tell: Callable[[str], None],
+) -> tuple["CaptionTrainer", int, str | None]:
+    """Run to the end; where memory is short, once more with the batch in twice as many parts.
+
+    Returns the trainer, the step it first went on from, and why it ended early.
+    """
+    from caption.trainer import Diverged, world
+    from caption.training_data import out_of_memory
+
+    parts, resumed_from = config.accumulate, None
+    while True:
+        run = start(parts)
+        try:
+            found = run.run()
+            return run, found if resumed_from is None else resumed_from, None
+        except Diverged as error:
+            return run, run.resumed_from if resumed_from is None else resumed_from, str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if resumed_from is None:
+                resumed_from = run.resumed_from
+            size = -(-config.batch_size // parts)
+            short = f"out of memory with {size} captions at once"
+            if parts > config.accumulate or size == 1 or world()[1] > 1:
+                fits = None if world()[1] > 1 else run.fitting(size // 2)
+                raise InputError(_advice(short, fits, config)) from error
+        del run  # with its gradients and moments
+        _free_memory()
+        parts *= 2
+        tell(f"{short}: going on with the same batch in {parts} parts")
+
+
+def _advice(short: str, fits: int | None, config: TrainConfig) -> str:
+    if fits:
+        parts = -(-config.batch_size // fits)
+        return f"{short}; {fits} would fit: set train.accumulate={parts} (the update is the same)"
+    return (
+        f"{short}, and fewer do not help: set train.gradient_checkpointing=true, adapt fewer "
+        "weights (train.adapt.method=lora), raise train.accumulate, or take a smaller checkpoint"
+    )
+
+
+def _free_memory() -> None:
+    import gc
+
     import torch
 
-    captioner.model.eval()
-    total, tokens = 0.0, 0
-    with torch.no_grad():
-        for start in range(0, len(data.rows), config.batch_size):
-            rows = data.rows[start : start + config.batch_size]
-            counted = sum(_counted(row) for _, row in rows)
-            with autocast():
-                features = data.features([image for image, _ in rows])
-                batch = captioner.text_batch([row for _, row in rows])
-                total += float(captioner.loss(features, batch)) * counted
-            tokens += counted
-    return total / tokens
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
-def _batch_rows(n: int, step: int, config: TrainConfig) -> np.ndarray[Any, Any]:
-    """Row numbers of one update: a fresh permutation every epoch, found from the step alone."""
-    first = step * config.batch_size
-    epochs = range(first // n, (first + config.batch_size - 1) // n + 1)
-    order = np.concatenate([np.random.default_rng([config.seed, e]).permutation(n) for e in epochs])
-    start = first - epochs.start * n
-    return order[start : start + config.batch_size]
+def _read(
+    captioner: Captioner,
+    captions: CaptionSet,
+    config: TrainConfig,
+    adaptation: Adaptation,
+    report: Progress,
+    *,
+    augmented: bool = False,
+) -> "TrainingData":
+    from caption.training_data import Augmentation, TrainingData
+
+    changed = augmented and (config.flip > 0 or config.colour_jitter > 0)
+    return TrainingData(
+        captioner,
+        captions,
+        encode=adaptation.encoder_frozen and getattr(captioner, "cacheable", True),
+        limit=config.cache_gb * 1e9 / 2,  # the training and the validation set share it evenly
+        max_tokens=config.max_tokens,
+        workers=config.workers,
+        seed=config.seed,
+        augmentation=Augmentation(config.flip, config.colour_jitter) if changed else None,
+        progress=report,
+    )
 
 
-@contextmanager
-def _seeded(captioner: Captioner, seed: int, step: int) -> Iterator[None]:
-    """Dropout that depends on seed and step alone, and leaves the caller's generator as it was."""
+def _with_steps(config: TrainConfig, rows: int) -> TrainConfig:
+    """Budget and distance of evaluations in updates."""
+    steps = config.steps
+    if config.epochs:
+        steps = max(1, math.ceil(config.epochs * rows / config.batch_size))
+    an_epoch = max(1, round(rows / config.batch_size))
+    usual = an_epoch if config.epochs else max(1, steps // 10)
+    return replace(config, steps=steps, evaluate_every=config.evaluate_every or usual)
+
+
+def _to_own_device(captioner: Captioner) -> None:
+    """With several processes, each has its own GPU."""
+    import os
+
+    local = os.environ.get("LOCAL_RANK")
+    if local is not None and captioner.device.type == "cuda":
+        captioner.model.to(f"cuda:{local}")
+
+
+@contextlib.contextmanager
+def _kept_generators() -> Iterator[None]:
+    """The Trainer seeds every generator there is; the caller's come back as they were."""
     import torch
 
-    device = captioner.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 1_000_003 + step)
-        yield
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
 
 
-def _counted(row: TextRow) -> int:
-    return sum(label != IGNORED for label in row.labels[1:])
+@contextlib.contextmanager
+def _energy(config: TrainConfig, tell: Callable[[str], None]) -> Iterator[dict[str, float]]:
+    """Energy (kWh) and CO2 (kg) of what runs inside, without asking the network for anything."""
+    found: dict[str, float] = {}
+    if not config.country:
+        yield found
+        return
+    try:
+        import logging
+
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+        from codecarbon import OfflineEmissionsTracker
+    except ImportError:
+        tell("note: energy is not measured: pip install codecarbon")
+        yield found
+        return
+    tracker = OfflineEmissionsTracker(
+        country_iso_code=config.country,
+        save_to_file=False,
+        log_level="critical",
+        allow_multiple_runs=True,
+    )
+    tracker.start()
+    try:
+        yield found
+    finally:
+        emissions = tracker.stop()
+        if emissions is not None:
+            found["co2"] = float(emissions)
+            found["kwh"] = float(tracker.final_emissions_data.energy_consumed)
 
 
 def _use_bfloat16(captioner: Captioner, config: TrainConfig) -> bool:
@@ -525,14 +420,30 @@ def _use_bfloat16(captioner: Captioner, config: TrainConfig) -> bool:
     return bool(wide and torch.cpu._is_avx512_bf16_supported())
 
 
-def _check(config: TrainConfig) -> None:
-    for name in ("steps", "batch_size", "accumulate", "max_tokens", "workers"):
+def _check(config: TrainConfig, processes: int) -> None:
+    for name in ("steps", "batch_size", "accumulate", "max_tokens", "workers", "period"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)}: expected at least 1")
-    if not 0 <= config.warmup <= 1 or config.learning_rate <= 0:
+    for name in ("epochs", "evaluate_every", "generate", "patience", "cache_gb", "warmup"):
+        if getattr(config, name) < 0:
+            raise InputError(f"{name}={getattr(config, name)}: expected at least 0")
+    for name in ("flip", "colour_jitter"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise InputError(f"{name}={getattr(config, name)}: expected a share in 0..1")
+    if not 0 <= config.min_learning_rate <= config.learning_rate or config.learning_rate == 0:
         raise InputError(
-            f"warmup={config.warmup}, learning_rate={config.learning_rate}: expected a share in "
-            "0..1 and a positive rate"
+            f"learning_rate={config.learning_rate}, min_learning_rate={config.min_learning_rate}: "
+            "expected a positive rate and a floor of at most as much"
+        )
+    if config.accumulate * processes > config.batch_size:
+        raise InputError(
+            f"batch_size={config.batch_size} captions do not give accumulate={config.accumulate} "
+            f"parts on {processes} processes one each: raise batch_size"
+        )
+    if config.keep != "loss" and not config.generate:
+        raise InputError(
+            f"keep={config.keep!r} needs captions of the validation part: set generate to a number "
+            "of photos, such as 200"
         )
     if config.extend_vocabulary and config.adapt.method == "lora":
         raise InputError(
@@ -544,23 +455,21 @@ def _check(config: TrainConfig) -> None:
 def _key(captioner: Captioner, train: CaptionSet, held_out: CaptionSet, config: TrainConfig) -> str:
     """What a checkpoint has to share with a run to be continued by it."""
     sets = [[(e.id, e.captions) for e in s.examples] for s in (train, held_out)]
-    text = json.dumps([asdict(config), captioner.fingerprint(), sets])
+    without = ("accumulate", "workers", "tensorboard", "country")  # the update is the same
+    settings = {name: value for name, value in asdict(config).items() if name not in without}
+    text = json.dumps([settings, captioner.fingerprint(), sets])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _save(captioner: Captioner, adaptation: Adaptation, out: Path, base: str) -> Path:
+def _save(
+    captioner: Captioner, adaptation: Adaptation, out: Path, base: str, *, writes: bool
+) -> Path:
     captioner.model.eval()
     if adaptation.adapters is None:
-        captioner.save(out / "model")
+        if writes:
+            captioner.save(out / "model")
         return out / "model"
-    save_adapter(captioner, adaptation, out / "adapter", base)
+    if writes:
+        save_adapter(captioner, adaptation, out / "adapter", base)
     merge(captioner, adaptation)
     return out / "adapter"
-
-
-def _write_history(path: Path, history: Sequence[HistoryRow]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HistoryRow._fields)
-    writer.writerows(history)
-    write_atomically(path, text.getvalue().encode())

@@ -14,13 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from caption import InputError
 from caption.adapt import AdaptConfig
 from caption.captioners import Captioner, load_captioner
 from caption.images import open_image
 from caption.records import CaptionExample, CaptionSet
-from caption.train import TrainConfig, _batch_rows, learning_rate, split_words, train
+from caption.schedules import Schedule, learning_rate
+from caption.train import TrainConfig, split_words, train
+from caption.training_data import UpdateOrder
 from tests.tiny_blip import draw_photos, make_blip
 
 
@@ -199,9 +202,31 @@ def test_a_checkpoint_of_other_settings_is_not_continued(
     assert train(captioner, captions, captions, tmp_path, QUICK).resumed_from == 8
     with pytest.raises(KeyboardInterrupt):
         train(load_captioner(folder, device="cpu"), captions, captions, tmp_path, QUICK, stop)
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"half a file")
+    weights = tmp_path / "checkpoints" / "checkpoint-8" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
     captioner = load_captioner(folder, device="cpu")
     assert train(captioner, captions, captions, tmp_path, QUICK).resumed_from == 0
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_checkpoint_holds_what_learns_and_nothing_that_runs_code(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(captioner, captions, captions, tmp_path, QUICK, stop)
+    folder = tmp_path / "checkpoints" / "checkpoint-8"
+    assert {p.name for p in folder.iterdir()} == {
+        "model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "whole.json"
+    }  # fmt: skip
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.load(folder / name, weights_only=True)
+    held = load_file(folder / "model.safetensors")
+    decoder = captioner.model.text_decoder
+    assert sum(t.numel() for t in held.values()) == sum(p.numel() for p in decoder.parameters())
 
 
 def test_a_diverging_loss_stops_and_keeps_the_best_weights(
@@ -262,25 +287,83 @@ def test_new_words_are_learned_and_saved(
         train(captioner, more_set, more_set, tmp_path, replace(config, adapt=AdaptConfig("lora")))
 
 
+def rates(schedule: Schedule, steps: int = 100, warmup: float = 0.1) -> list[float]:
+    return [
+        learning_rate(
+            s, schedule=schedule, steps=steps, peak=2.0, floor=0.5, warmup=warmup, period=40
+        )
+        for s in range(steps + 1)
+    ]
+
+
 def test_the_rate_climbs_then_falls_along_a_cosine() -> None:
-    config = TrainConfig(steps=100, warmup=0.1, learning_rate=2.0, min_learning_rate=0.5)
-    rates = [learning_rate(s, config) for s in range(100)]
-    assert rates[0] == pytest.approx(0.2)
-    assert rates[9] == rates[10] == pytest.approx(2.0)
-    assert rates[55] == pytest.approx(1.25)  # half of the cosine
-    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
-    assert learning_rate(100, config) == pytest.approx(0.5)
+    found = rates("cosine")
+    assert found[0] == pytest.approx(0.2)
+    assert found[9] == found[10] == pytest.approx(2.0)
+    assert found[55] == pytest.approx(1.25)  # half of the cosine
+    assert all(a >= b for a, b in itertools.pairwise(found[10:]))
+    assert found[100] == pytest.approx(0.5)
+
+
+def test_annealing_stays_at_its_floor_and_the_published_one_climbs_again() -> None:
+    """The published one against torch's CosineAnnealingLR, whose formula it is."""
+    annealed, published = rates("annealing", warmup=0), rates("published", warmup=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.5)
+    expected = []
+    for _ in range(101):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    np.testing.assert_allclose(published, expected, rtol=1e-6)
+    assert annealed[:41] == published[:41]
+    assert set(annealed[40:]) == {0.5}
+    assert published[80] == pytest.approx(2.0)
+
+
+def test_linear_and_constant_rates_and_a_warm_up_in_steps() -> None:
+    assert rates("linear", warmup=0)[50] == pytest.approx(1.25)
+    assert set(rates("constant", warmup=5)[5:]) == {2.0}
+    assert rates("constant", warmup=5)[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
 
 
 def test_every_epoch_sees_every_row_once() -> None:
-    config = TrainConfig(batch_size=4)
-    seen = np.concatenate([_batch_rows(10, step, config) for step in range(5)])
+    order = UpdateOrder(10, steps=5, batch_size=4, seed=0)
+    seen = np.concatenate([order.rows(step) for step in range(5)])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist()
 
 
+def test_parts_and_processes_share_one_update() -> None:
+    """The same captions however many parts and processes compute an update."""
+    whole = list(UpdateOrder(10, steps=3, batch_size=7, seed=3))
+    for parts, processes in ((3, 1), (1, 2), (2, 3)):
+        shares = [
+            list(
+                UpdateOrder(
+                    10, steps=3, batch_size=7, seed=3, parts=parts, rank=r, processes=processes
+                )
+            )
+            for r in range(processes)
+        ]
+        assert all(len(share) == 3 * parts for share in shares)
+        for step, expected in enumerate(whole):
+            own = [p for s in shares for part in s[step * parts : (step + 1) * parts] for p in part]
+            assert sorted(own) == expected
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"batch_size": 0}, {"warmup": 1.5}, {"learning_rate": 0.0}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"warmup": -0.5},
+        {"learning_rate": 0.0},
+        {"flip": 2.0},
+        {"min_learning_rate": 1.0},
+        {"accumulate": 5},
+        {"keep": "cider-d"},
+    ],
 )
 def test_settings_that_cannot_work(
     captioner: Captioner, captions: CaptionSet, tmp_path: Path, wrong: dict[str, float]
