@@ -259,7 +259,7 @@ def _sort_heap(scores, ids, size):  # type: ignore[no-untyped-def]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index]: rows are too short for the processor to guess."""
     from llvmlite import ir  # type: ignore[import-untyped]
 
@@ -303,10 +303,10 @@ def product_top_k(  # type: ignore[no-untyped-def]
         for p in range(q_ptr[row], last):
             if p + AHEAD < last:
                 far = np.uint64(m_ptr[q_idx[p + AHEAD]])
-                _prefetch(m_idx, far)
-                _prefetch(m_idx, far + np.uint64(16))
-                _prefetch(m_val, far)
-                _prefetch(m_val, far + np.uint64(16))
+                prefetch(m_idx, far)
+                prefetch(m_idx, far + np.uint64(16))
+                prefetch(m_val, far)
+                prefetch(m_val, far + np.uint64(16))
             weight = np.float64(q_val[p]) if q_val.size else 1.0
             middle = q_idx[p]
             for q in range(np.uint64(m_ptr[middle]), np.uint64(m_ptr[middle + 1])):
@@ -520,13 +520,13 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
             touched = np.int64(0)
             for p in range(q_lo, q_hi):
                 if p + 2 * AHEAD < q_hi:
-                    _prefetch(ptr, np.uint64(indices[p + 2 * AHEAD]))
+                    prefetch(ptr, np.uint64(indices[p + 2 * AHEAD]))
                 if p + AHEAD < q_hi:
                     c = indices[p + AHEAD]
                     far, end = np.uint64(ptr[c]), np.uint64(ptr[c + 1])
                     end = min(end, far + np.uint64(512))
                     while far < end:
-                        _prefetch(rows, far)
+                        prefetch(rows, far)
                         far += np.uint64(32)
                 c = indices[p]
                 first, last = np.uint64(ptr[c]), np.uint64(ptr[c + 1])  # unsigned: no wrap-around

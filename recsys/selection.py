@@ -157,7 +157,7 @@ def _value(bits, shift):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
-def _dot(a, b):  # type: ignore[no-untyped-def]
+def dot(a, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(len(a)):
         total += np.float64(a[i]) * np.float64(b[i])
@@ -165,7 +165,7 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True)  # type: ignore[untyped-decorator]
-def _kth_largest(best, n_best, value):  # type: ignore[no-untyped-def]
+def kth_largest(best, n_best, value):  # type: ignore[no-untyped-def]
     """Insert into an ascending list of at most len(best) largest values; returns its length."""
     k = len(best)
     if n_best == k:
@@ -192,7 +192,7 @@ def _contains(row, value):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, fastmath={"nnan", "nsz"})  # type: ignore[untyped-decorator]
-def _chunk_maxima(bits, shift, chunk_max):  # type: ignore[no-untyped-def]
+def chunk_maxima(bits, shift, chunk_max):  # type: ignore[no-untyped-def]
     """The largest of every 64 scores; told that there is no NaN, LLVM takes 16 at a time."""
     for c in range(len(chunk_max)):
         largest = np.float32(-np.inf)
@@ -201,6 +201,34 @@ def _chunk_maxima(bits, shift, chunk_max):  # type: ignore[no-untyped-def]
             if value > largest:
                 largest = value
         chunk_max[c] = largest
+
+
+@nb.njit(nogil=True)  # type: ignore[untyped-decorator]
+def offer(score, begin, end, members, excluded, ids, scores, n_out):  # type: ignore[no-untyped-def]
+    """Offer members[begin:end], all of one score, to a list; returns the length of its filled part.
+
+    ids, scores (k,): the list, by descending score, equal scores by ascending id.
+    """
+    k = len(ids)
+    for p in range(begin, end):
+        item = members[p]
+        if n_out == k:
+            worst = scores[k - 1]
+            if score < worst or (score == worst and item > ids[k - 1]):
+                break  # members ascend, so the rest of the group is worse still
+        if _contains(excluded, item):
+            continue
+        at = min(n_out, k - 1)
+        while at > 0 and (
+            scores[at - 1] < score or (scores[at - 1] == score and ids[at - 1] > item)
+        ):
+            scores[at] = scores[at - 1]
+            ids[at] = ids[at - 1]
+            at -= 1
+        scores[at] = score
+        ids[at] = item
+        n_out = min(n_out + 1, k)
+    return n_out
 
 
 @kernels.jit
@@ -238,12 +266,12 @@ def _select_kernel(  # type: ignore[no-untyped-def]
         row = rows[r]
         excluded = excluded_items[excluded_start[row] : excluded_start[row + 1]]
         if len(columns) == 0:
-            _hide_excluded(bits[r], shift, excluded, of_item, start)
-        _chunk_maxima(bits[r], shift, chunk_max)
+            hide_excluded(bits[r], shift, excluded, of_item, start)
+        chunk_maxima(bits[r], shift, chunk_max)
         # k chunks have a maximum of at least `bar`, so the k-th score is no smaller.
         n_best = 0
         for c in range(n_chunks):
-            n_best = _kth_largest(best, n_best, chunk_max[c])
+            n_best = kth_largest(best, n_best, chunk_max[c])
         bar = _bar(best[0], slack[r], rounding) if n_best == k else np.float32(-np.inf)
         n_found = 0
         n_best = 0
@@ -255,7 +283,7 @@ def _select_kernel(  # type: ignore[no-untyped-def]
                 if value >= bar and value > -np.inf:
                     found[n_found] = j
                     n_found += 1
-                    n_best = _kth_largest(best, n_best, value)
+                    n_best = kth_largest(best, n_best, value)
         if n_best == k:
             bar = _bar(best[0], slack[r], rounding)
         n_kept = 0
@@ -272,26 +300,11 @@ def _select_kernel(  # type: ignore[no-untyped-def]
             group = columns[r, j] if len(columns) > 0 else j
             if group < 0:
                 continue
-            score = _dot(query[r], items[first[group]]) if rescore else _value(bits[r, j], shift)
-            for p in range(start[group], start[group + 1]):
-                item = members[p]
-                if n_out == k:
-                    worst = scores[row, k - 1]
-                    if score < worst or (score == worst and item > ids[row, k - 1]):
-                        break  # members ascend, so the rest of the group is worse still
-                if _contains(excluded, item):
-                    continue
-                at = min(n_out, k - 1)
-                while at > 0 and (
-                    scores[row, at - 1] < score
-                    or (scores[row, at - 1] == score and ids[row, at - 1] > item)
-                ):
-                    scores[row, at] = scores[row, at - 1]
-                    ids[row, at] = ids[row, at - 1]
-                    at -= 1
-                scores[row, at] = score
-                ids[row, at] = item
-                n_out = min(n_out + 1, k)
+            score = dot(query[r], items[first[group]]) if rescore else _value(bits[r, j], shift)
+            n_out = offer(
+                score, start[group], start[group + 1], members, excluded, ids[row], scores[row],
+                n_out,
+            )  # fmt: skip
 
 
 @nb.njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -309,7 +322,7 @@ def _bar(kth, slack, rounding):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True)  # type: ignore[untyped-decorator]
-def _hide_excluded(bits, shift, excluded, of_item, start):  # type: ignore[no-untyped-def]
+def hide_excluded(bits, shift, excluded, of_item, start):  # type: ignore[no-untyped-def]
     """Set the score of every group whose members are all excluded to -inf."""
     shared = np.empty(len(excluded), dtype=np.int32)
     n_shared = 0

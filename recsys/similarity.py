@@ -1,9 +1,10 @@
 """The one door to nearest neighbours: the k items of largest inner product for every query.
 
-Every exact method works in two steps. A fast product gives approximate scores whose error is
-bounded; all items that the bound cannot rule out are then scored again in float64, rounded once to
-float32, and ordered by (score descending, item id ascending). So the ids do not depend on the
-method, the block size or the number of threads, and identical vectors tie by the lowest id.
+Every exact method works in two steps. A fast product, in bf16 or along fewer directions, gives
+approximate scores whose error is bounded; all items that the bound cannot rule out are then scored
+again in float64, rounded once to float32, and ordered by (score descending, item id ascending). So
+the ids do not depend on the method, the block size or the number of threads, and identical vectors
+tie by the lowest id.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import InputError
+from recsys.reduction import Reduction, norms, reduce, select_bounded, summation_error
 from recsys.selection import Task, group, select
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _SMALL = 2e9
 """Multiplications below which float32 is quick enough and torch need not be imported."""
 _CAP = 4096
 """Items scored again per row after a bf16 product; beyond it a float32 product is cheaper."""
+_HALF = 0.45
+"""Cost of a search by bf16 products, of one by float32 products."""
 _GPU_K = 2048
 """The longest list FAISS returns on a GPU."""
 _RECALL_QUERIES = 200
@@ -93,10 +97,12 @@ class ItemIndex:
             k: length of the lists, at least 1; may exceed m.
             exclude: CSR (n, m); the item indices stored in row i never appear in list i.
             device: "cuda" searches with FAISS on all GPUs; "auto" does so where FAISS sees one.
-            method: "auto" takes bf16 where this CPU computes bf16 products faster, else fp32;
-                "faiss" a flat FAISS index. These are exact: the ids are the same whichever is
-                used. "ivf", "hnsw" and "pq" are approximate FAISS indexes whose recall is measured
-                at the first call and kept in `recall`. CSR vectors have one exact method.
+            method: "fp32" multiplies in float32, along fewer directions where that pays (see
+                `recsys.reduction`); "bf16" in bf16; "faiss" is a flat FAISS index; "auto" takes
+                whichever of the first two is faster on this CPU. These are exact: the ids
+                are the same whichever is used. "ivf", "hnsw" and "pq" are approximate FAISS indexes
+                whose recall is measured at the first call and kept in `recall`. CSR vectors have
+                one exact method.
 
         Returns:
             ids (n, k) int32 padded with -1, scores (n, k) float32 padded with -inf; each row by
@@ -122,14 +128,16 @@ class ItemIndex:
             self._search_faiss(task, method)
             self._measure_recall(task, method)
             return ids, scores
+        small = n * self.groups.size * queries.shape[1] < _SMALL
         if method == "auto" and not gpu:
-            small = n * self.groups.size * queries.shape[1] < _SMALL
-            method = "bf16" if not small and bf16_pays() else "fp32"
+            method = "bf16" if not small and self._half_is_better(task) else "fp32"
         left = np.arange(n)
         if method == "bf16":
             left = self._search_bf16(task)
         elif method in ("auto", "faiss"):
             left = self._search_faiss(task, "gpu" if gpu else "flat")
+        elif not small:
+            left = self._search_reduced(task)
         self._search_fp32(task, left)
         return ids, scores
 
@@ -161,7 +169,7 @@ class ItemIndex:
 
     @cached_property
     def _largest(self) -> float:
-        return float(_norms(self._distinct).max())
+        return float(norms(self._distinct).max())
 
     @cached_property
     def _half(self) -> tuple[Any, float]:
@@ -172,14 +180,35 @@ class ItemIndex:
         items = self._distinct
         mean = items.mean(axis=0, dtype=np.float64).astype(np.float32)
         parts = [slice(lo, lo + 8192) for lo in range(0, len(items), 8192)]
-        scale = 1 / max(max(float(_norms(items[part] - mean).max()) for part in parts), 1e-30)
+        scale = 1 / max(max(float(norms(items[part] - mean).max()) for part in parts), 1e-30)
         half = torch.empty(items.shape, dtype=torch.bfloat16)
         lost = 0.0
         for part in parts:
             scaled = (items[part] - mean) * np.float32(scale)
             half[part] = torch.from_numpy(scaled).bfloat16()
-            lost = max(lost, float(_norms(scaled - half[part].float().numpy()).max()))
+            lost = max(lost, float(norms(scaled - half[part].float().numpy()).max()))
         return half, lost
+
+    def _reduced(self, task: Task) -> Reduction | None:
+        """The reduction that pays for queries such as these; chosen at the first search."""
+        if "reduction" not in self._indexes:
+            indptr, indices = task.exclude
+
+            def hidden(row: int) -> NDArray[np.int32]:
+                groups = self.groups.of_item[indices[indptr[row] : indptr[row + 1]]]
+                return groups[groups >= 0]
+
+            k = task.ids.shape[1]
+            self._indexes["reduction"] = reduce(self._distinct, task.queries, k, hidden)
+        found: Reduction | None = self._indexes["reduction"]
+        return found
+
+    def _half_is_better(self, task: Task) -> bool:
+        """Where bf16 pays it halves the cost; a reduction may do better still."""
+        if not bf16_pays():
+            return False
+        reduction = self._reduced(task)
+        return reduction is None or reduction.share > _HALF
 
     def _index(self, name: str) -> Any:
         if name not in self._indexes:
@@ -210,7 +239,7 @@ class ItemIndex:
         if len(rows) == 0:
             return
         items = self._distinct
-        error = _summation_error(items.shape[1]) * self._largest
+        error = summation_error(items.shape[1]) * self._largest
         size = _block_rows(len(items), 4)
         block = np.empty((min(size, len(rows)), len(items)), dtype=np.float32)
         for lo in range(0, len(rows), size):
@@ -224,8 +253,25 @@ class ItemIndex:
                 at,
                 query,
                 out.view(np.uint32),
-                2 * error * _norms(query),
+                2 * error * norms(query),
             )
+
+    def _search_reduced(self, task: Task) -> NDArray[np.int64]:
+        """Search by bounds from fewer dimensions; returns the rows left to a full search."""
+        reduction = self._reduced(task)
+        n = len(task.queries)
+        if reduction is None:
+            return np.arange(n)
+        items = reduction.items
+        size = _block_rows(len(items), 4)
+        block = np.empty((min(size, n), len(items)), dtype=np.float32)
+        for lo in range(0, n, size):
+            at = np.arange(lo, min(lo + size, n))
+            query = task.queries[at]
+            along, above = reduction.queries(query)
+            bounds = np.matmul(along, items.T, out=block[: len(at)])
+            select_bounded(self.items, self.groups, task, at, query, bounds, above)
+        return np.zeros(0, dtype=np.int64)
 
     def _search_bf16(self, task: Task) -> NDArray[np.int64]:
         """Search by bf16 products; returns rows whose bound left too many items to score again.
@@ -245,11 +291,11 @@ class ItemIndex:
         for lo in range(0, n, size):
             at = np.arange(lo, min(lo + size, n))
             query = task.queries[at]
-            unit = query / np.maximum(_norms(query), 1e-30)[:, None].astype(np.float32)
+            unit = query / np.maximum(norms(query), 1e-30)[:, None].astype(np.float32)
             half = torch.from_numpy(unit).bfloat16()
             out = block[: len(at)]
             torch.mm(half, half_items.T, out=out)
-            error = lost + _norms(unit - half.float().numpy()) + 4 * _summation_error(d)
+            error = lost + norms(unit - half.float().numpy()) + 4 * summation_error(d)
             bits = out.view(torch.uint16).numpy()
             over = select(
                 self.items,
@@ -270,7 +316,7 @@ class ItemIndex:
         index = self._index(name)
         u, d = self._distinct.shape
         k = task.ids.shape[1]
-        error = _summation_error(d) * self._largest
+        error = summation_error(d) * self._largest
         n_excluded = np.diff(task.exclude[0])
         rows = np.argsort(n_excluded, kind="stable")  # alike rows together: none pays for another
         left = []
@@ -293,7 +339,7 @@ class ItemIndex:
             )
             if width < u:
                 # float32 rounding of the kept score is far below the bound of the product.
-                bar = approximate[:, -1] + 2 * error * _norms(query)
+                bar = approximate[:, -1] + 2 * error * norms(query)
                 left.append(at[task.scores[at, -1] <= bar])
         return np.concatenate([np.zeros(0, dtype=np.int64), *left])
 
@@ -433,16 +479,6 @@ def _build_index(items: NDArray[np.float32], name: str) -> Any:
     index.add(items)
     faiss.omp_set_num_threads(threads)
     return index
-
-
-def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    norms: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    return norms
-
-
-def _summation_error(d: int) -> float:
-    """Bound of a float32 inner product of unit vectors of d terms (Higham 2002, section 3.1)."""
-    return 1.05 * (d + 2) * 2.0**-24
 
 
 def _block_rows(n_columns: int, bytes_per_score: int) -> int:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from recsys import InputError, similarity
+from recsys.reduction import Reduction
 from recsys.similarity import top_k
 
 METHODS = ("fp32", "bf16", "faiss")
@@ -86,6 +87,62 @@ def test_all_paths_agree_to_the_bit_on_crowded_vectors():
         np.testing.assert_array_equal(ids, lists[0][0])
         np.testing.assert_array_equal(scores, lists[0][1])
     assert (lists[0][0][:, 0] == np.arange(50)).all()
+
+
+def spread(rng, n, d, power):
+    """Vectors whose spread falls with the dimension, as that of embeddings does."""
+    base = rng.standard_normal((n, d)) * (np.arange(d) + 1.0) ** -power + 0.3
+    return (base @ np.linalg.qr(rng.standard_normal((d, d)))[0]).astype(np.float32)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 2.0])
+def test_fewer_dimensions_give_the_lists_of_all(power, monkeypatch):
+    rng = np.random.default_rng(11)
+    items = spread(rng, 3000, 96, power)
+    items[2000:2200] = items[:200]
+    bought = sparse.random(70, 3000, density=0.004, format="csr", random_state=3)
+    queries = (bought @ items).astype(np.float32)
+    queries[3] = 0
+    exclude = sparse.csr_matrix(bought > 0)
+    candidates = rng.random(3000) < 0.9
+    full = top_k(queries, items, 12, exclude=exclude, candidates=candidates, method="fp32")
+    monkeypatch.setattr(similarity, "_SMALL", 0)
+    for threads in ("1", "3"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+        index = similarity.ItemIndex(items, candidates)
+        found = index.top_k(queries, 12, exclude=exclude, method="fp32")
+        assert index._indexes["reduction"].share < 0.85
+        np.testing.assert_array_equal(found[0], full[0])
+        np.testing.assert_array_equal(found[1], full[1])
+
+
+def test_flat_spectra_are_not_reduced(monkeypatch):
+    monkeypatch.setattr(similarity, "_SMALL", 0)
+    rng = np.random.default_rng(12)
+    index = similarity.ItemIndex(rng.standard_normal((2000, 64)).astype(np.float32))
+    queries = rng.standard_normal((9, 64)).astype(np.float32)
+    ids, _ = index.top_k(queries, 5, method="fp32")
+    assert index._indexes["reduction"] is None
+    np.testing.assert_array_equal(ids, brute_force(queries, index.items, 5)[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 5, 31]))
+def test_no_score_exceeds_its_bound(seed, size):
+    rng = np.random.default_rng(seed)
+    items = spread(rng, 200, 32, rng.random() * 2) * np.float32(10.0 ** rng.integers(-8, 8))
+    queries = spread(rng, 20, 32, rng.random())
+    queries[0], items[0] = 0, 0
+    queries[1] = items[1]
+    basis = np.linalg.qr(rng.standard_normal((32, size)))[0].astype(np.float32)
+    reduction = Reduction(items, basis, items.mean(axis=0))
+    along, above = reduction.queries(queries)
+    bounds = (along @ reduction.items.T).astype(np.float64) + above[:, None]
+    scores = queries.astype(np.float64) @ items.astype(np.float64).T
+    assert (bounds >= scores).all()
+    if size == 31:  # one direction of 32 is left: the bound is tight, where it is not zero
+        length = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(items, axis=1)
+        assert np.median((bounds - scores) / np.maximum(length, 1e-30)) < 0.1
 
 
 def test_bf16_rows_over_the_cap_fall_back(monkeypatch):
