@@ -88,6 +88,19 @@ def attention_maps(
     return maps
 
 
+def seen_part(captioner: Captioner, image: "Image") -> "Image":
+    """The part of a picture that a map covers: encoders that crop see only the middle square."""
+    processor = getattr(captioner, "images", None) or captioner.processor.image_processor  # type: ignore[attr-defined]
+    if not getattr(processor, "do_center_crop", None):
+        return image
+    height, width = captioner.image_size
+    edge = int(dict(processor.size).get("shortest_edge") or min(captioner.image_size))
+    scale = min(image.size) / edge
+    across, down = min(image.width, width * scale), min(image.height, height * scale)
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    return image.crop((round(left), round(top), round(left + across), round(top + down)))
+
+
 def overlay(image: "Image", seen: Map, *, strength: float = 0.65) -> "Image":
     """The photo in grey under a heat map, as an RGB picture of the same size.
 
@@ -114,8 +127,64 @@ def _cross(captioner: Captioner, pixels: "torch.Tensor", batch: TextBatch) -> ND
     return _counted(_mean(crossed), batch)
 
 
+def _through_queries(
+    captioner: Captioner, pixels: "torch.Tensor", batch: TextBatch
+) -> NDArray[np.float64]:
+    """BLIP-2: what a word read of the queries, times what the queries read of the photo."""
+    model: Any = captioner.model
+    with _recorded(model.qformer) as found:
+        features = captioner.encode_images(pixels)
+    queries = _mean([a for name, a in found if "cross" in name.lower()])  # (Q, cells)
+    return _context(captioner, features, batch)[:, : len(queries)] @ queries
+
+
+def _through_embedding(
+    captioner: Captioner, pixels: "torch.Tensor", batch: TextBatch
+) -> NDArray[np.float64]:
+    """ClipCap: all words read one embedding, so attention alone has one map for all of them.
+
+    CLIP's last attention, from the class token to the patches, weighed by how much each place
+    raises the word's log-probability (gradient times attention, arXiv 2103.15679).
+    """
+    import torch
+
+    model: Any = captioner.model
+    with torch.enable_grad():
+        with _recorded(model.clip) as found:
+            features = captioner.encode_images(pixels.requires_grad_())
+        seen = found[-1][1]  # (1, heads, cells, cells)
+        logp = captioner.logits(features, batch)[0].log_softmax(-1)
+        labels = batch.labels[0].tolist()
+        rows = []
+        for t, label in enumerate(labels):
+            if label == IGNORED:
+                continue
+            (raised,) = torch.autograd.grad(logp[t, label], seen, retain_graph=True)
+            gained = (raised * seen).clamp(min=0)[0, :, 0, 1:].mean(0)
+            plain = seen[0, :, 0, 1:].mean(0)  # no place raises it: where CLIP looks at all
+            rows.append((gained if bool(gained.any()) else plain).detach().double().tolist())
+    return np.array(rows)
+
+
+def _context(
+    captioner: Captioner, features: "torch.Tensor", batch: TextBatch
+) -> NDArray[np.float64]:
+    """What each counted token read of what stands before the text: (tokens, places before it)."""
+    with _recorded(captioner.model.language_model) as found:
+        captioner.logits(features, batch)
+    crossed = [a for name, a in found if "encdec" in name.lower()]  # T5 reads it by its decoder
+    if crossed:
+        return _counted(_mean(crossed), batch)
+    length = batch.labels.shape[1]
+    own = _mean([a[:, :, -length:] for _, a in found])
+    return _counted(own[:, : own.shape[1] - length], batch)
+
+
 MAPS: dict[str, Callable[[Captioner, "torch.Tensor", TextBatch], NDArray[np.float64]]] = {
     "blip": _cross,
+    "vision-encoder-decoder": _cross,
+    "blip-2": _through_queries,
+    "clipcap": _through_embedding,
 }
 """Family -> pixels (1, 3, H, W), one row of text -> (counted tokens, cells of the encoder)."""
 
