@@ -58,7 +58,15 @@ class Model:
         import torch
         from transformers import AutoModel
 
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        self.model, found = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        missing = sorted(found["missing_keys"])
+        if missing:  # transformers would fill them with noise
+            raise ValueError(
+                f"it lacks {len(missing)} weights of a {type(self.model).__name__}, such as "
+                f"{missing[0]}; expected what save_pretrained of transformers writes"
+            )
         if self.needs and not hasattr(self.model, self.needs):
             raise ValueError(f"a {type(self.model).__name__} has no {self.needs}")
         self.model.eval().to(self.device)

