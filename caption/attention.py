@@ -89,7 +89,14 @@ def attention_maps(
 
 
 def seen_part(captioner: Captioner, image: "Image") -> "Image":
-    """The part of a picture that a map covers: encoders that crop see only the middle square."""
+    """What of a picture a map covers: the middle where the encoder crops, all of it elsewhere.
+
+    For captioners that lay photos on a white square, that square.
+    """
+    if captioner.family == "chat":
+        from PIL import ImageOps
+
+        return ImageOps.pad(image.convert("RGB"), captioner.image_size, color="white")
     processor = getattr(captioner, "images", None) or captioner.processor.image_processor  # type: ignore[attr-defined]
     if not getattr(processor, "do_center_crop", None):
         return image
@@ -135,7 +142,10 @@ def _through_queries(
     with _recorded(model.qformer) as found:
         features = captioner.encode_images(pixels)
     queries = _mean([a for name, a in found if "cross" in name.lower()])  # (Q, cells)
-    return _context(captioner, features, batch)[:, : len(queries)] @ queries
+    read = _context(captioner, features, batch)
+    if not model.config.use_decoder_only_language_model:
+        return read[:, : len(queries)] @ queries  # T5 reads queries, then the prompt
+    return read[:, read.shape[1] - len(queries) :] @ queries
 
 
 def _through_embedding(
@@ -166,17 +176,36 @@ def _through_embedding(
     return np.array(rows)
 
 
+def _image_tokens(
+    captioner: Captioner, pixels: "torch.Tensor", batch: TextBatch
+) -> NDArray[np.float64]:
+    """LLaVA and other chat captioners: what a word read of the photo's tokens in the question."""
+    own: Any = captioner
+    features = captioner.encode_images(pixels)
+    read = _context(captioner, features, batch)
+    if captioner.family == "llava":
+        end = read.shape[1] - len(own.after)
+        return read[:, end - features.shape[1] : end]
+    asked = own.asked_ids[0, :-1]
+    config = own.model.config
+    token = getattr(config, "image_token_id", None) or config.image_token_index
+    places = (asked == token).nonzero()[:, 0].numpy() + read.shape[1] - len(asked)
+    return read[:, places]
+
+
 def _context(
     captioner: Captioner, features: "torch.Tensor", batch: TextBatch
 ) -> NDArray[np.float64]:
     """What each counted token read of what stands before the text: (tokens, places before it)."""
-    with _recorded(captioner.model.language_model) as found:
+    with _recorded(captioner.model) as found:
         captioner.logits(features, batch)
     crossed = [a for name, a in found if "encdec" in name.lower()]  # T5 reads it by its decoder
     if crossed:
         return _counted(_mean(crossed), batch)
+    # A chat captioner looks at the photo in the same call.
+    written = [a for name, a in found if "vision" not in name and "visual" not in name]
     length = batch.labels.shape[1]
-    own = _mean([a[:, :, -length:] for _, a in found])
+    own = _mean([a[:, :, -length:] for a in written])
     return _counted(own[:, : own.shape[1] - length], batch)
 
 
@@ -185,6 +214,8 @@ MAPS: dict[str, Callable[[Captioner, "torch.Tensor", TextBatch], NDArray[np.floa
     "vision-encoder-decoder": _cross,
     "blip-2": _through_queries,
     "clipcap": _through_embedding,
+    "llava": _image_tokens,
+    "chat": _image_tokens,
 }
 """Family -> pixels (1, 3, H, W), one row of text -> (counted tokens, cells of the encoder)."""
 
