@@ -274,14 +274,36 @@ class Captioner(ABC):
         if not on:
             self.model.gradient_checkpointing_disable()
             return
+        if getattr(getattr(self.model, "virtual_tokens", None), "prefix", None) is not None:
+            raise InputError(
+                "a learned prefix lives in the decoder's cache, which gradient checkpointing "
+                "switches off; use method 'prompt' or smaller batches"
+            )
         if not self.model.supports_gradient_checkpointing:
             raise InputError(f"{self.name}: {type(self.model).__name__} can't checkpoint gradients")
         self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load_captioner` reads; safetensors; replaces an older one whole."""
+        """Write a folder that `load_captioner` reads; safetensors; replaces an older one whole.
+
+        Raises InputError while adapters are attached: they are saved by `save_adapter`.
+        """
+        from caption.bottleneck import is_attached
+
+        attached = [n for n, _ in self.model.named_parameters() if is_attached(n)]
+        if attached:
+            raise InputError(
+                f"{self.name}: adapters are attached ({attached[0]} ...); save them by "
+                "save_adapter and load them with their base, or merge them first"
+            )
+
+        def write(new: Path) -> None:
+            self._save(new)
+            if self.prompt != self.default_prompt:
+                (new / "captioner.json").write_text(json.dumps({"prompt": self.prompt}))
+
         with _quiet():
-            replace_folder(Path(folder), self._save)
+            replace_folder(Path(folder), write)
 
     def fingerprint(self) -> str:
         """SHA-256 over weights, tokenizer, picture size and prompt; equal means equal captions."""
@@ -378,6 +400,8 @@ def load_captioner(
     import torch
     from safetensors import SafetensorError
 
+    from caption.adapt import adapter_prompt, load_adapter
+
     name = str(name_or_folder)
     hub = name in CAPTIONERS or (_HUB_NAME.fullmatch(name) and not Path(name).exists())
     folder = _from_hub(name) if hub else Path(name)
@@ -386,6 +410,10 @@ def load_captioner(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if quantize is not None:
         _check_four_bit(quantize, device)
+    if adapter is not None and prompt is None:
+        prompt = adapter_prompt(Path(adapter))
+    if prompt is None:
+        prompt = _saved_prompt(folder)
     checkpoint = Checkpoint(name, folder, dtype, prompt, device, quantize)
     try:
         with _quiet():
@@ -396,8 +424,6 @@ def load_captioner(
         raise InputError(f"captioner folder {folder} cannot be loaded: {error}") from error
     captioner.source, captioner.quantize = folder, quantize
     if adapter is not None:
-        from caption.adapt import load_adapter
-
         load_adapter(captioner, Path(adapter))
     if quantize is None:
         captioner.model.to(device)
@@ -470,6 +496,11 @@ def _from_hub(name: str) -> Path:
             f"not in the local cache and could not be fetched ({error}). Fetch it where there is a "
             f"network (`hf download {checkpoint} --local-dir FOLDER`) and name that FOLDER instead"
         ) from error
+
+
+def _saved_prompt(folder: Path) -> str | None:
+    file = folder / "captioner.json"
+    return json.loads(file.read_text())["prompt"] if file.is_file() else None
 
 
 def _model_type(folder: Path) -> str:

@@ -216,7 +216,8 @@ class Blip2Captioner(TextLike):
         language = self.model.language_model
         embed = language.get_input_embeddings()
         bridge = self.model.language_projection
-        seen = bridge(features.to(bridge.weight.dtype)).to(embed.weight.dtype)  # (n, queries, D)
+        seen = bridge(features.to(next(bridge.parameters()).dtype))  # (n, queries, D)
+        seen = seen.to(embed.weight.dtype)
         n = len(features)
         if not self.seq2seq:
 
@@ -233,6 +234,7 @@ class Blip2Captioner(TextLike):
         if self.read:
             read = embed(torch.tensor(self.read, device=features.device))
             seen = torch.cat([seen, read.expand(n, -1, -1)], 1)
+        seen = self._in_front(seen, n)  # T5 is prompted where it reads
         states = language.get_encoder()(inputs_embeds=seen).last_hidden_state
 
         def answer(x: Any, cache: Any, last: int, states: Any) -> Any:
@@ -244,7 +246,7 @@ class Blip2Captioner(TextLike):
             ).logits[:, -last:]
 
         cache = new_cache(self.model, n, keep=keep, cross=True)
-        return CachedSession(answer, embed, cache, context=self._in_front(None, n), seen=states)
+        return CachedSession(answer, embed, cache, seen=states)
 
     @property
     def _lead(self) -> str:
