@@ -39,6 +39,9 @@ MODELS = [
     "resbert",
     "clip",
     "hog",
+    "itemknn-vectors",
+    "content-to-als",
+    "vbpr",
     "p3alpha",
     "rp3beta",
     "ease",
@@ -204,12 +207,41 @@ def demo(rebuild: Path | None, scale: float | None, out: Path | None, **options:
 
 @main.command("train-captioner")
 @_common
-def train_captioner(**options: Any) -> None:
-    """Fine-tune a captioner on the articles that have a description and a photo."""
-    from pipelines.train_captioner import train_captioner as command
+@click.option(
+    "--captions",
+    type=FILE,
+    metavar="FILE",
+    help="Learn from any caption set with splits (captions.json of `fcr data prepare`) instead of "
+    "a shop's articles; the run's other commands follow.",
+)
+@click.option(
+    "--grid",
+    metavar="FILE",
+    help="YAML file or preset with a list of values a setting: train every combination, keep the "
+    "best.",
+)
+def train_captioner(captions: Path | None, grid: str | None, **options: Any) -> None:
+    """Fine-tune a captioner on the articles that have a description and a photo.
 
+    Several processes share each batch: `torchrun --nproc_per_node 2 -m pipelines train-captioner`.
+    """
+    from pipelines import train_captioner as training
+
+    if training.processes()[0] > 0:
+        training.follow()
+        return
+    if captions is not None:
+        from pipelines.caption_data import with_captions
+
+        options = with_captions(options, captions)
     with _run(options) as run:
-        path = command(run)
+        if grid is not None:
+            from pipelines.grid import train_grid
+
+            path = train_grid(run, grid)
+        else:
+            path = training.train_captioner(run)
+        training.release()
         name = run.folder.name
     _done(path, f"fcr caption-items --run {name}")
 
@@ -550,8 +582,23 @@ def similar(article: str, encoder: str, k: int, **options: Any) -> None:
 
 @main.command()
 @_common
-def report(**options: Any) -> None:
-    """Draw everything the run holds as one HTML file, with tables as CSV and Markdown."""
+@click.argument("names", metavar="[RUN RUN ...]", nargs=-1)
+def report(names: tuple[str, ...], **options: Any) -> None:
+    """Draw everything the run holds as one HTML file, with tables as CSV, Markdown and LaTeX.
+
+    Two or more RUNs are put side by side instead; the first is the control of every difference.
+    """
+    if len(names) > 1:
+        from pipelines.compare_runs import compare_runs
+        from pipelines.workspace import Workspace
+
+        known = [Workspace.known(name, options["runs"]) for name in names]
+        out = options["run"] or "-vs-".join(names)[:100]
+        path = compare_runs(known, out, say=click.echo)
+        _done(path, "open it in a browser")
+        return
+    if names:
+        options["run"] = names[0]
     from pipelines.report import report as command
 
     with _run(options) as run:

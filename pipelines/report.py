@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def report(run: Run) -> Path:
     inputs = {
         **manifest_hashes(run.workspace),
         **{f"data {k}": v for k, v in fingerprints(run.data, purchases=purchases).items()},
-        **{path.name: file_sha256(path) for path in sorted(TEMPLATES.iterdir()) if path.is_file()},
+        **template_hashes(),
     }
     with run.workspace.stage(
         STAGE,
@@ -59,13 +60,9 @@ def report(run: Run) -> Path:
         )
         page = Page(results, catalog, run)
         html = _render(page)
-        for folder in ("tables", "figures"):
-            shutil.rmtree(stage.path(folder), ignore_errors=True)
-            stage.path(folder).mkdir()
-        for table in page.tables:
-            write_text(stage.path(f"tables/{table.name}.csv"), table.csv())
-            write_text(stage.path(f"tables/{table.name}.md"), table.markdown())
-            write_text(stage.path(f"tables/{table.name}.tex"), table.latex())
+        write_tables(stage.path("tables"), page.tables)
+        shutil.rmtree(stage.path("figures"), ignore_errors=True)
+        stage.path("figures").mkdir()
         for name, svg in page.figures.items():
             write_text(stage.path(f"figures/{name}.svg"), svg)
         write_text(path, html)
@@ -75,11 +72,10 @@ def report(run: Run) -> Path:
     return path
 
 
-def _render(page: Page) -> str:
+def render(template: str, **facts: Any) -> str:
+    """A page of `templates/` with its style, its script and the hash that allows the script."""
     import jinja2
 
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -87,15 +83,36 @@ def _render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        style=style, script=script, script_hash=digest, **facts
+    )
+
+
+def write_tables(folder: Path, tables: Iterable[Table]) -> None:
+    """Every table as CSV, Markdown and LaTeX, in place of what the folder held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for table in tables:
+        write_text(folder / f"{table.name}.csv", table.csv())
+        write_text(folder / f"{table.name}.md", table.markdown())
+        write_text(folder / f"{table.name}.tex", table.latex())
+
+
+def template_hashes() -> dict[str, str]:
+    """Template -> sha256: a page is drawn anew when its template changed."""
+    return {path.name: file_sha256(path) for path in sorted(TEMPLATES.iterdir()) if path.is_file()}
+
+
+def _render(page: Page) -> str:
     results = page.results
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         run=page.run.folder.name,
         data=page.run.data.name,
         is_demo=page.run.is_demo,
-        style=style,
-        script=script,
-        script_hash=digest,
         missing=[s for s in STAGES if s not in results.manifests and s != "catalogue"],
         stale=results.stale(),
         conclusions=conclusions(results, reach(page)),

@@ -100,6 +100,20 @@ class Workspace:
             )
         return cls(folder)
 
+    @classmethod
+    def known(cls, run: str, root: Path) -> Workspace:
+        """The run `run` below `root`, which has to be there.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not NAME.fullmatch(run) or not (root / run).is_dir():
+            there = sorted(p.name for p in root.glob("*") if p.is_dir() and NAME.fullmatch(p.name))
+            raise InputError(
+                f"no run {run!r} in {root}: expected one of {', '.join(there) or '(none yet)'}"
+            )
+        return cls(root / run)
+
     @property
     def cache(self) -> Path:
         """Content-addressed pieces (embeddings) that any stage of any run below the root shares."""

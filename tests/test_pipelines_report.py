@@ -545,3 +545,48 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_runs_stand_side_by_side(runs: Path, shop: Path) -> None:
+    from pipelines.compare_runs import compare_runs
+
+    shutil.copytree(runs / "shop", runs / "again", ignore=shutil.ignore_patterns(".lock"))
+    changed = replace(CONFIG, recommend=replace(CONFIG.recommend, models=("tfidf", "itemknn")))
+    with open_run(run="again", data=shop, runs=runs, config=changed, say=lambda _: None) as again:
+        recommend(again)
+    both = [Workspace.known(name, runs) for name in ("shop", "again")]
+    lines: list[str] = []
+    path = compare_runs(both, "both", say=lines.append)
+    html = path.read_text(encoding="utf-8")
+    assert HOSTILE not in html
+    with open(path.parent / "tables/differences.csv", encoding="utf-8", newline="") as handle:
+        differing = {row["what"]: row for row in csv.DictReader(handle)}
+    models = differing["recommend.recommend.models"]
+    assert models["again"] == '["tfidf", "itemknn"]'
+    assert not any(what.startswith("score-captions") for what in differing)
+    with open(
+        path.parent / "tables/ranking-differences.csv", encoding="utf-8", newline=""
+    ) as handle:
+        found = [row for row in csv.DictReader(handle) if row["metric"] == "NDCG@12"]
+    values = (
+        pl.read_csv(runs / "again/recommend/metrics.csv"),
+        pl.read_csv(runs / "shop/recommend/metrics.csv"),
+    )
+    for row in found:
+        name, _, setting = row["row"].partition(" · ")
+        is_row = (
+            (pl.col("recommender") == name)
+            & (pl.col("setting") == (setting or "-"))
+            & (pl.col("metric") == "ndcg")
+            & (pl.col("k") == 12)
+        )
+        new, old = (v.filter(is_row)["value"][0] for v in values)
+        assert float(row["difference"]) == pytest.approx(new - old, abs=1e-12)
+        assert float(row["difference_low"]) <= new - old <= float(row["difference_high"])
+    assert {row["row"].partition(" · ")[0] for row in found} == {"tfidf"}
+    compare_runs(both, "both", say=lines.append)
+    assert "reused" in lines[-1]
+    with pytest.raises(InputError, match="no run 'nobody' in"):
+        Workspace.known("nobody", runs)
+    with pytest.raises(InputError, match="two or more, each once"):
+        compare_runs(both[:1], "both")
