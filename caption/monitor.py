@@ -31,8 +31,8 @@ class MonitorConfig:
     """Rise of the share of a caption's word pairs that it has said before."""
     distinct: float = 0.5
     """Different captions, as a share of the start's."""
-    clipscore: float = 0.05
-    """Fall of CLIPScore; watched where there is a CLIP to ask."""
+    clipscore: float = 0.9
+    """CLIPScore, as a share of the start's; watched where there is a CLIP to ask."""
 
 
 class Point(NamedTuple):
@@ -76,10 +76,10 @@ def alarm(now: Point, start: Point, config: MonitorConfig) -> str | None:
             f"{config.distinct:g} times that)"
         )
     seen, before = now.parts.get("clipscore"), start.parts.get("clipscore")
-    if seen is not None and before is not None and seen < before - config.clipscore:
+    if seen is not None and before is not None and seen < before * config.clipscore:
         return (
             f"CLIPScore fell to {seen:.3f} from {before:.3f} at the start (bound "
-            f"{-config.clipscore:+g})"
+            f"{config.clipscore:g} times that)"
         )
     return None
 

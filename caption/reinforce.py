@@ -36,11 +36,11 @@ LOOKED_AT_ONCE = 64
 class ReinforceConfig:
     """How to learn from a reward. Rates suit captioners of a few million parameters."""
 
-    steps: int = 100
+    steps: int = 150
     """Updates of the weights."""
     rewards: Mapping[str, float] = field(default_factory=lambda: {"als": 1.0, "sls": 1.0})
     """Reward -> its weight in the sum: als, sls, cider-d, clipscore, truth."""
-    baseline: Baseline = "mean"
+    baseline: Baseline = "leave-one-out"
     """"mean" of a photo's samples (itself included, as published), the mean of its other samples
     ("leave-one-out"), or the reward of the "greedy" caption (self-critical)."""
     samples: int = 5
@@ -49,13 +49,13 @@ class ReinforceConfig:
     """Of the drawing; above 1 tries more."""
     policy_weight: float = 1.0
     """Weight of the policy gradient; 0 goes on by maximum likelihood alone."""
-    mle_weight: float = 1.0
+    mle_weight: float = 0.2
     """Weight of the cross-entropy on human captions."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Photos an update."""
     accumulate: int = 1
     """Parts that an update is computed in, to save memory; the update is the same."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Peak of the schedule: linear warm-up, then a cosine to 0."""
     warmup: float = 0.1
     """Share of the steps during which the rate climbs from 0."""
