@@ -385,12 +385,12 @@ def _energy(config: TrainConfig, tell: Callable[[str], None]) -> Iterator[dict[s
     try:
         import logging
 
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         from codecarbon import OfflineEmissionsTracker
     except ImportError:
         tell("note: energy is not measured: pip install codecarbon")
         yield found
         return
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it tells of itself before it obeys
     tracker = OfflineEmissionsTracker(
         country_iso_code=config.country,
         save_to_file=False,

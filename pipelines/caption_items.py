@@ -10,9 +10,11 @@ import polars as pl
 
 from pipelines import InputError
 from pipelines.catalog import fingerprints
+from pipelines.reinforce import REINFORCED, reinforced
+from pipelines.reinforce import STAGE as REINFORCE
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
-from pipelines.train_captioner import fine_tuned
+from pipelines.train_captioner import base_checkpoint, fine_tuned, pretrained
 
 if TYPE_CHECKING:
     from caption.captioners import Captioner
@@ -25,8 +27,9 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
 
     Args:
         run: an open run.
-        captioner: `fine-tuned` (the run's), `pretrained` (the configured checkpoint), or a
-            checkpoint's name or folder; None takes the fine-tuned one where there is one.
+        captioner: `fine-tuned` or `reinforced` (the run's), `pretrained` (the configured
+            checkpoint), or a checkpoint's name or folder; None takes the fine-tuned one where there
+            is one.
 
     Returns:
         path of `captions.parquet` (article_id, caption, captioner, logprob); beside it
@@ -51,6 +54,14 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
                 f"--run {run.folder.name}` first, or choose another with --captioner"
             )
         identity = trained["key"]
+    elif label == REINFORCED:
+        paid = run.workspace.manifest(REINFORCE)
+        if paid is None:
+            raise InputError(
+                f"run {run.folder.name} has no reinforced captioner: call `fcr "
+                f"reinforce-captioner --run {run.folder.name}` first"
+            )
+        identity = paid["key"]
     else:
         identity = checkpoint_hash(_checkpoint(run, label))
     settings = run.config.generate
@@ -109,15 +120,17 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
 
 
 def load(run: Run, label: str) -> Captioner:
-    """The captioner called `label` in this run: `fine-tuned`, `pretrained`, or a checkpoint."""
+    """The captioner called `label` in this run: its own ones, `pretrained`, or a checkpoint."""
     from caption.captioners import load_captioner
 
-    if label != "fine-tuned":
+    if label == "pretrained":
+        return pretrained(run)
+    if label not in ("fine-tuned", REINFORCED):
         return load_captioner(_checkpoint(run, label))
-    captioner = fine_tuned(run)
+    captioner = reinforced(run) if label == REINFORCED else fine_tuned(run)
     assert captioner is not None
     return captioner
 
 
 def _checkpoint(run: Run, label: str) -> str:
-    return checkpoint(run.config.captioner.checkpoint if label == "pretrained" else label, "blip")
+    return base_checkpoint(run) if label == "pretrained" else checkpoint(label, "blip")

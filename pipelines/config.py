@@ -30,14 +30,15 @@ DemoRow = Literal[
     "random", "mostpop", "userknn", "itemknn", "tfidf", "sbert", "resnet", "resbert", "clip"
 ]
 Row = Literal[
-    DemoRow, "hog", "p3alpha", "rp3beta", "ease", "als", "bpr", "repurchase", "blend"
+    DemoRow, "hog", "itemknn-vectors", "content-to-als", "vbpr", "p3alpha", "rp3beta", "ease",
+    "als", "bpr", "repurchase", "blend",
 ]  # fmt: skip
 ROWS: tuple[DemoRow, ...] = typing.get_args(DemoRow)
 """What `all` stands for."""
 ExperimentText = Literal[
     "none", "metadata", "original", "caption", "fill", "both", "shuffled", "shuffled-fill", "copy"
 ]
-VectorRow = Literal["content"]
+VectorRow = Literal["content", "itemknn-vectors", "content-to-als", "vbpr"]
 EVERY_ROW: tuple[Row, ...] = typing.get_args(Row)
 """What `every` stands for."""
 
@@ -83,7 +84,28 @@ class CaptionerConfig:
     """What is fine-tuned."""
 
     checkpoint: str = "demo"
-    """`demo` (shipped), `blip-base`, `blip-large`, or a local folder."""
+    """`demo` (shipped), a short name (`blip-base`, `blip2-opt-2.7b`, `llava-1.5-7b` ...), a name on
+    the hub, or a local folder."""
+    compose: Literal["no", "clipcap", "encoder-decoder"] = "no"
+    """Join an encoder and a decoder instead: by ClipCap's mapper, or by new cross-attention."""
+    encoder: str = ""
+    """With `compose`: the image encoder, a name on the hub or a folder."""
+    decoder: str = ""
+    """With `compose`: the language model, a name on the hub or a folder."""
+    mapper: Literal["mlp", "transformer"] = "mlp"
+    """ClipCap: what makes a prefix of the image embedding."""
+    prefix_length: Count = 10
+    """ClipCap: tokens of the prefix."""
+    mapper_layers: Count = 8
+    """ClipCap: layers of the Transformer mapper."""
+    mapper_heads: Count = 8
+    """ClipCap: attention heads of the Transformer mapper."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
+    quantize: Literal["", "4bit"] = ""
+    """`4bit` holds frozen weights in four bits (QLoRA: CUDA and bitsandbytes)."""
+    prompt: str = ""
+    """Text that a caption continues or answers; empty: the family's own."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +164,9 @@ class EncoderConfig:
     """ResNet (hub: microsoft/resnet-50)."""
     batch_size: Count = 64
     """Texts or photos a batch."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Arithmetic of the encoders; `auto` takes bfloat16 where this machine is faster with it, so
+    that vectors differ a little between machines."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +224,8 @@ class RecommendConfig:
     """Neighbours of ItemKNN."""
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Other parameters of a row: `recommend.parameters.ease.l2=200`; those of `blend` are `parts`
-    (names of rows), `weights`, `by` and `depth`."""
+    (names of rows), `weights`, `by` and `depth`. `vbpr`, `content-to-als` and `itemknn-vectors`
+    have an `encoder`: `tfidf` or names as of `score.encoder`, such as `resnet+0.5*sbert|pca`."""
     diversity: str = "resnet"
     """Image encoder that says how unlike two articles are, where `diversity` is measured."""
     list_length: Count = 12
@@ -301,14 +327,14 @@ def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -
     changes: dict[str, Any] = {}
     where = "--set"
     if file is not None:
-        path = _find(file)
+        path = find_file(file)
         where = str(path)
-        changes = _read(path)
+        changes = read_yaml(path)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise InputError(f"--set {override!r} is not of the form section.key=value")
-        _put(changes, key.strip().split("."), _parse(text, f"--set {key}"))
+        put(changes, key.strip().split("."), _parse(text, f"--set {key}"))
     return from_mapping(changes, where)
 
 
@@ -337,7 +363,12 @@ def describe() -> list[tuple[str, str, str]]:
     return list(_describe(Config, ()))
 
 
-def _find(file: Path | str) -> Path:
+def find_file(file: Path | str) -> Path:
+    """A YAML file, or the preset of this name.
+
+    Raises:
+        InputError: neither is there.
+    """
     from pipelines.workspace import packaged
 
     path = Path(file)
@@ -354,7 +385,12 @@ def _find(file: Path | str) -> Path:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a YAML file holds, as nested mappings.
+
+    Raises:
+        InputError: not YAML, or not a mapping.
+    """
     changes = _parse(path.read_text(encoding="utf-8"), str(path))
     if changes is None:
         return {}
@@ -374,7 +410,8 @@ def _parse(text: str, where: str) -> Any:
         raise InputError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from error
 
 
-def _put(changes: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+def put(changes: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set `changes[keys[0]][keys[1]]...`, making mappings on the way."""
     for key in keys[:-1]:
         below = changes.get(key)
         if not isinstance(below, dict):

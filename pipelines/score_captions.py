@@ -17,9 +17,9 @@ from pipelines.caption_items import load
 from pipelines.catalog import fingerprints
 from pipelines.config import ScoreConfig
 from pipelines.rows import embed
-from pipelines.run import Run, checkpoint, checkpoint_hash
+from pipelines.run import Run, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
-from pipelines.train_captioner import known_parts
+from pipelines.train_captioner import base_checkpoint, known_parts
 from pipelines.workspace import read_json, write_json, write_table
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
     inputs = {
         **fingerprints(run.data, purchases=False),
         "captions": manifest["files"]["captions.parquet"],
-        "pretrained": checkpoint_hash(checkpoint(run.config.captioner.checkpoint, "blip")),
+        "pretrained": checkpoint_hash(base_checkpoint(run)),
         "java": _java(),
     }
     trained = run.workspace.manifest(TRAIN)
@@ -191,7 +191,7 @@ def _score(
     own_metrics = [metric for metric in metrics if metric != CATEGORY]
     for name, texts in hypotheses.items():
         scores[name] = measure(texts, references, own_metrics, training=training)
-        if probe is not None:
+        if CATEGORY in metrics:
             scores[name] |= _category(texts, references, test, probe)
         _write_scores(folder / name, ids, scores[name], config.bootstrap, seed)
     _write_texts(folder, hypotheses, references)
@@ -218,22 +218,26 @@ def _category(
     texts: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     test: CaptionSet,
-    probe: LinearProbe,
+    probe: LinearProbe | None,
 ) -> dict[str, Score | Unavailable]:
     """Share of captions from which the classifier reads the article's own type."""
-    from caption.metrics import Corpus
+    from caption.metrics import Corpus, Unavailable
     from caption.metrics.attributes import category_accuracy
 
+    if probe is None:
+        return {CATEGORY: Unavailable(CATEGORY, "the training part names less than two types")}
     corpus = Corpus(tuple(texts), list(texts.values()), [list(references[i]) for i in texts])
     types = {e.id: e.category for e in test.examples}
     found = category_accuracy(corpus, [types[i] for i in texts], probe)
     return {score.name: score for score in found}
 
 
-def _probe(train: CaptionSet) -> LinearProbe:
+def _probe(train: CaptionSet) -> LinearProbe | None:
     """A classifier of garment types, trained on the human texts of the training part."""
     from caption.categories import LinearProbe
 
+    if len({e.category for e in train.examples}) < 2:
+        return None
     return LinearProbe.fit(
         [e.captions[0] for e in train.examples], [e.category for e in train.examples]
     )
@@ -429,6 +433,8 @@ def _findings(collapsed: Mapping[str, str], audits: Mapping[str, Audit]) -> Iter
         yield f"warning: {name} is {varied}"
     for field, rates in audits[CATALOGUE].rates.items():
         wrong = rates["contradicting"]
+        if not wrong["n"]:
+            continue
         yield (
             f"audit of {int(wrong['n']):,} captions, {field}: {rates['right']['value']:.1%} right, "
             f"{rates['silent']['value']:.1%} silent, {wrong['value']:.1%} contradicting "
