@@ -192,9 +192,21 @@ def fill_pairs(ptr, items, values, indptr, indices, counts, start, stop):  # typ
 
 
 @jit
-def transpose(indptr, indices, values, t_cursor, t_indices, t_values):  # type: ignore[no-untyped-def]
-    """CSR to CSC; t_cursor (n_cols,) int64 = start of each column, consumed. Rows stay sorted."""
-    for r in range(indptr.size - 1):
+def count_columns(indices, counts):  # type: ignore[no-untyped-def]
+    """counts (n_cols,) int64 grow by the entries of each column."""
+    for p in range(indices.size):
+        counts[indices[p]] += 1
+
+
+@jit
+def transpose(  # type: ignore[no-untyped-def]
+    indptr, indices, values, t_cursor, t_indices, t_values, start, stop
+):
+    """The rows start..stop of a CSR matrix into its transpose.
+
+    t_cursor (n_cols,) int64 = where these rows begin in each column, consumed. Rows stay sorted.
+    """
+    for r in range(start, stop):
         for p in range(indptr[r], indptr[r + 1]):
             at = t_cursor[indices[p]]
             t_cursor[indices[p]] = at + 1
@@ -291,9 +303,10 @@ def product_top_k(  # type: ignore[no-untyped-def]
     k = out_idx.shape[1]
     total = np.zeros(n_items, np.float64)  # 0: untouched; -inf: seen
     touched = np.empty(n_items + 1, np.int32)
+    full = np.uint64(n_items)
     for n in range(start, stop):
         row = q_rows[n]
-        n_touched = 0
+        n_touched = np.uint64(0)
         seen_lo, seen_hi = 0, 0
         if seen_ptr.size:
             seen_lo, seen_hi = seen_ptr[seen_rows[n]], seen_ptr[seen_rows[n] + 1]
@@ -312,14 +325,14 @@ def product_top_k(  # type: ignore[no-untyped-def]
             for q in range(np.uint64(m_ptr[middle]), np.uint64(m_ptr[middle + 1])):
                 item = np.uint32(m_idx[q])
                 before = total[item]
-                # An item whose sum comes back to 0 is listed again; it is dropped below.
-                if before == 0.0:
-                    touched[min(n_touched, n_items)] = item
-                    n_touched += 1
+                # No branch: it would go astray half the time. An item whose sum comes back to 0 is
+                # listed again; it is dropped below.
+                touched[min(n_touched, full)] = item
+                n_touched += np.uint64(before == 0.0)
                 total[item] = before + weight * m_val[q]
         scores, ids, size = out_score[n], out_idx[n], 0
-        if n_touched > n_items:  # only with sums that came back to 0
-            n_touched = n_items
+        if n_touched > full:  # only with sums that came back to 0
+            n_touched = full
             for t in range(n_items):
                 touched[t] = t
         for t in range(n_touched):
@@ -431,16 +444,18 @@ def random_top_k(  # type: ignore[no-untyped-def]
 
 
 @jit
-def block_index(indptr, indices, order, block_ptr, block_rows):  # type: ignore[no-untyped-def]
-    """Inverted index of the rows taken in `order`, in blocks of BLOCK_ROWS rows.
+def block_index(  # type: ignore[no-untyped-def]
+    indptr, indices, order, block_start, block_ptr, block_rows, start, stop
+):
+    """Blocks start..stop of the inverted index of the rows taken in `order`, BLOCK_ROWS a block.
 
     block_ptr (n_blocks, n_cols + 1) int32 zeros on entry, block_rows (nnz,) uint16. The entries of
-    block b follow those of the blocks before it; among them, block_ptr[b, c] : block_ptr[b, c + 1]
-    are the local numbers of the rows with column c.
+    block b begin at block_start[b]; among them, block_ptr[b, c] : block_ptr[b, c + 1] are the local
+    numbers of the rows with column c.
     """
     n_cols = block_ptr.shape[1] - 1
-    first = 0
-    for b in range(block_ptr.shape[0]):
+    for b in range(start, stop):
+        first = block_start[b]
         ptr = block_ptr[b]
         lo, hi = b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, order.size)
         for position in range(lo, hi):
@@ -458,7 +473,6 @@ def block_index(indptr, indices, order, block_ptr, block_rows):  # type: ignore[
         for c in range(n_cols, 0, -1):
             ptr[c] = ptr[c - 1]
         ptr[0] = 0
-        first += ptr[n_cols]
 
 
 @jit

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from recsys import kernels
-from recsys.recommenders.neighbours import OverlapIndex
+from recsys.recommenders.neighbours import OverlapIndex, transposed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +45,8 @@ def brute(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def test_overlap_neighbours_equal_brute_force(seed: int, k: int, density: float) -> None:
     rng = np.random.default_rng(seed)
     matrix = rng.random((rng.integers(1, 700), 40)) < density * rng.random((1, 40)) * 2
-    idx, sim = OverlapIndex(*csr(matrix), 40, "cosine", 0.0, 0.5).neighbours(
+    taken = matrix.sum(axis=0)
+    idx, sim = OverlapIndex(*csr(matrix), taken, "cosine", 0.0, 0.5).neighbours(
         np.arange(matrix.shape[0], dtype=np.int32), k, False
     )
     expected_idx, expected_sim = brute(matrix, k)
@@ -61,7 +63,14 @@ def test_neighbours_over_several_blocks_and_wide_overlaps(wide: int) -> None:
     rows += [np.sort(rng.choice(columns, wide + 3 * i, replace=False)) for i in range(60)]
     indptr = np.concatenate(([0], np.cumsum([row.size for row in rows])))
     indices = np.concatenate(rows).astype(np.int32)
-    index = OverlapIndex(indptr.astype(np.int64), indices, columns, "cosine", 0.0, 0.5)
+    index = OverlapIndex(
+        indptr.astype(np.int64),
+        indices,
+        np.bincount(indices, minlength=columns),
+        "cosine",
+        0.0,
+        0.5,
+    )
     asked = np.concatenate((np.arange(0, n - 60, 2_500), np.arange(n - 60, n))).astype(np.int32)
     idx, sim = index.neighbours(asked, 10, False)
     sizes = np.diff(indptr)
@@ -76,11 +85,30 @@ def test_neighbours_over_several_blocks_and_wide_overlaps(wide: int) -> None:
         np.testing.assert_allclose(sim[place], expected, rtol=1e-6)
 
 
+def test_a_transpose_in_parts_is_that_of_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(6)
+    matrix = sparse.random(
+        3_000, 900, density=0.1, format="csr", random_state=rng, dtype=np.float32
+    )
+    matrix.data[:] = rng.random(matrix.nnz)
+    empty = sparse.csr_matrix((500, 900), dtype=np.float32)
+    matrix = sparse.vstack([empty, matrix, empty]).tocsr()
+    rows = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data)
+    expected = matrix.T.tocsr()
+    expected.sort_indices()
+    for threads in ("1", "3"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
+        indptr, indices, values = transposed(rows, 900)
+        np.testing.assert_array_equal(indptr, expected.indptr)
+        np.testing.assert_array_equal(indices, expected.indices)
+        np.testing.assert_array_equal(values, expected.data)
+
+
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     matrix = rng.random((900, 60)) < 0.1
     every = np.arange(900, dtype=np.int32)
-    index = OverlapIndex(*csr(matrix), 60, "jaccard", 1.0, 0.5)
+    index = OverlapIndex(*csr(matrix), matrix.sum(axis=0), "jaccard", 1.0, 0.5)
     results = []
     for threads in ("1", "2", "7"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", threads)

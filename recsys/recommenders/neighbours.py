@@ -77,7 +77,7 @@ class _Neighbours(Recommender):
         """Neighbour search among `rows`; `columns` is its transpose."""
         if self.weighting == "binary":
             return OverlapIndex(
-                rows[0], rows[1], columns[0].size - 1, self.similarity, self.shrink, self.alpha
+                rows[0], rows[1], np.diff(columns[0]), self.similarity, self.shrink, self.alpha
             )
         values = self._weights(rows)
         if self.similarity == "dot":
@@ -253,16 +253,26 @@ class OverlapIndex:
     KINDS: ClassVar[dict[str, int]] = {"cosine": 0, "asymmetric": 1, "jaccard": 2}
 
     def __init__(
-        self, indptr: Int64, indices: Int32, n_columns: int, similarity: str, shrink: float,
+        self, indptr: Int64, indices: Int32, taken: Int64, similarity: str, shrink: float,
         alpha: float,
     ) -> None:  # fmt: skip
+        """taken (n_columns,): entries of each column."""
         from recsys import kernels
 
         # Popular columns first: the long lists of a block then stand together in the cache.
-        popular = np.argsort(-np.bincount(indices, minlength=n_columns), kind="stable")
+        popular = np.argsort(-taken, kind="stable")
+        n_columns = taken.size
         renumbered = np.empty(n_columns, np.int32)
         renumbered[popular] = np.arange(n_columns, dtype=np.int32)
-        indices = renumbered[indices]
+        own = np.empty_like(indices)
+        kernels.run_blocks(
+            indices.size,
+            1 << 20,
+            lambda start, stop: np.take(
+                renumbered, indices[start:stop], out=own[start:stop], mode="clip"
+            ),
+        )
+        indices = own
         self.indptr, self.indices, self.shrink = indptr, indices, float(shrink)
         sizes = np.diff(indptr)
         # Small rows first; equal sizes in the order of their number, so ties need no search.
@@ -288,7 +298,14 @@ class OverlapIndex:
         self.block_start = np.concatenate(([0], np.cumsum(held)))
         self.block_ptr = np.zeros((starts.size, n_columns + 1), np.int32)
         self.block_rows = np.empty(indices.size, np.uint16)
-        kernels.block_index(indptr, indices, self.order, self.block_ptr, self.block_rows)
+        kernels.run_blocks(
+            starts.size,
+            1,
+            lambda start, stop: kernels.block_index(
+                indptr, indices, self.order, self.block_start, self.block_ptr, self.block_rows,
+                start, stop,
+            ),
+        )  # fmt: skip
         starts = np.arange(0, sizes.size, kernels.SCAN)
         self.chunk_min = np.minimum.reduceat(self.order, starts)
 
@@ -356,11 +373,32 @@ def transposed(rows: Csr, n_columns: int) -> Csr:
     from recsys import kernels
 
     indptr, indices, values = rows
+    # Every part has counters of all columns, so there are few parts.
+    parts = max(1, min(kernels.thread_count(), 8, indices.size >> 16))
+    edges = np.searchsorted(indptr, np.linspace(0, indices.size, parts + 1)[1:-1])
+    edges = np.concatenate(([0], edges, [indptr.size - 1]))
+    # Where the rows of each part begin in each column: the parts before them come first.
+    cursors = np.zeros((parts + 1, n_columns), np.int64)
+    kernels.run_blocks(
+        parts,
+        1,
+        lambda part, _: kernels.count_columns(
+            indices[indptr[edges[part]] : indptr[edges[part + 1]]], cursors[part + 1]
+        ),
+    )
     out_ptr = np.zeros(n_columns + 1, np.int64)
-    kernels.count_rows(indices, out_ptr)
-    out_indices = np.empty_like(indices)
-    out_values = np.empty_like(values)
-    kernels.transpose(indptr, indices, values, out_ptr[:-1].copy(), out_indices, out_values)
+    np.cumsum(cursors.sum(axis=0), out=out_ptr[1:])
+    cursors[0] = out_ptr[:-1]
+    np.cumsum(cursors, axis=0, out=cursors)
+    out_indices, out_values = np.empty_like(indices), np.empty_like(values)
+    kernels.run_blocks(
+        parts,
+        1,
+        lambda part, _: kernels.transpose(
+            indptr, indices, values, cursors[part], out_indices, out_values,
+            edges[part], edges[part + 1],
+        ),
+    )  # fmt: skip
     return out_ptr, out_indices, out_values
 
 
