@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from pipelines import InputError, leaks
 from pipelines.answers import write_answers
@@ -37,22 +36,22 @@ from pipelines.cells import Bench, Ranks, Store
 from pipelines.config import ExperimentConfig, RecommendConfig
 from pipelines.ranking import NO_TEXT
 from pipelines.recommend import _plain, _purchases, _split
-from pipelines.rows import CONTENT_ROWS, embed, make_recommender
+from pipelines.rows import CONTENT_ROWS, embed, make_recommender, vector_recommender
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import known_parts
 from pipelines.workspace import file_sha256, write_json
 
 if TYPE_CHECKING:
+    from recsys.encoders import Embeddings
     from recsys.interactions import Interactions
-    from recsys.recommenders.base import Recommender
     from recsys.splits import Split
 
 STAGE = "experiment"
 TFIDF = "tfidf"
 MACHINE = ("caption", "fill", "both", "shuffled", "shuffled-fill")
 """Settings that need captions."""
-DRAWS = ("random", "als", "bpr", "vbpr")
+DRAWS = ("random", "als", "bpr", "vbpr", "content-to-als")
 """Recommenders whose seed decides their lists."""
 SECONDS = {"sbert": 0.004, "clip-text": 0.004, "clip-image": 0.01, "resnet": 0.01, "hog": 0.003}
 """Rough seconds a distinct text or photo takes to encode on two cores (the demo's checkpoints; a
@@ -192,6 +191,7 @@ class Trial:
             "parameters": parameters,
             "seed": drawn,
             "encoder": self._parts(line.encoder) if line.encoder else None,
+            "options": line.encoder.partition("|")[2],
             "photos": self._photos if line.reads_photo else None,
             "texts": self._text_digest(cell) if line.reads_text else None,
         }
@@ -226,41 +226,30 @@ class Trial:
                 progress("cells", done + 1, len(missing))
         return {cell: found[cell] for cell in self.cells}
 
-    def _measure(self, cell: Cell, vectors: tuple[Any, NDArray[np.bool_], str] | None) -> Ranks:
+    def _measure(self, cell: Cell, vectors: Embeddings | None) -> Ranks:
+        seed, name = max(0, cell.seed), cell.line.recommender
         if not cell.line.encoder:
-            seed = max(0, cell.seed)
-            name = cell.line.recommender
             return self.bench.measure(make_recommender(name, self.ranking, seed))
         assert vectors is not None
-        if not vectors[1].any():
+        if not vectors.valid.any():
             return self.bench.nothing()
-        return self.bench.measure(self._recommender(cell, *vectors))
+        return self.bench.measure(vector_recommender(name, vectors, self.ranking, seed))
 
-    def _recommender(
-        self, cell: Cell, vectors: Any, valid: NDArray[np.bool_], signature: str
-    ) -> Recommender:
-        from pipelines.parameters import build
-        from recsys.recommenders.content import ContentRecommender
-
-        own = {"vectors": vectors, "valid": valid, "encoder": signature}
-        name = cell.line.recommender
-        kind: type[Recommender] = ContentRecommender
-        given = self.ranking.parameters.get(name, {})
-        return build(kind, own, given, f"recommend.parameters.{name}")
-
-    def _vectors(self, cell: Cell) -> tuple[Any, NDArray[np.bool_], str]:
+    def _vectors(self, cell: Cell) -> Embeddings:
+        from recsys.encoders import Embeddings
         from recsys.recommenders.content import tfidf_vectors
 
         line = cell.line
         texts = self.texts(cell) if line.reads_text else None
         if texts is not None and not line.reads_photo and not any(texts):
-            return None, np.zeros(len(texts), dtype=bool), "no text"
+            nothing = np.zeros((len(texts), 1), dtype=np.float32)
+            return Embeddings(nothing, np.zeros(len(texts), dtype=bool), "no text")
         if line.encoder == TFIDF:
             assert texts is not None
-            return (*tfidf_vectors(texts), TFIDF)
+            return Embeddings(*tfidf_vectors(texts), TFIDF)
         found = embed(self.run, line.encoder, texts, self.photos if line.reads_photo else None)
         self.encoded += found.counts["encoded"]
-        return found.vectors, found.valid, found.signature
+        return found
 
     def _parts(self, encoder: str) -> list[tuple[str, str, float]]:
         """(kind, digest of the checkpoint, weight) of an encoder's parts."""

@@ -45,7 +45,7 @@ def read(kind: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
         for f in dataclasses.fields(kind)
         if f.init
         and not (f.default is needed and f.default_factory is needed)
-        and f.name != "valid"
+        and f.name not in ("valid", "encoder")  # they come with the vectors
     ]
     values: dict[str, Any] = {}
     for name, value in given.items():

@@ -20,12 +20,13 @@ from pipelines.config import EVERY_ROW, ROWS, Config, RecommendConfig
 from pipelines.ranking import NO_TEXT, Row, benchmark, check_metrics, measured_part, print_table
 from pipelines.rows import (
     CONTENT_ROWS,
-    ENCODED_BY,
-    TEXT_ROWS,
     article_rows,
     check_parameters,
     embed,
+    encoder_of,
+    families,
     make_recommender,
+    reads_text,
     with_parts,
 )
 from pipelines.run import Run, checkpoint, checkpoint_hash
@@ -83,7 +84,7 @@ def recommend(
     check_metrics(config.metrics, vectors=True)
     captions_file = run.workspace.stage_file("caption-items", "captions.parquet")
     if captions_file is None and any(s != "original" for s in config.text):
-        if set(config.models) & set(TEXT_ROWS):
+        if any(reads_text(name, config) for name in config.models):
             run.say(
                 "note: this run has no captions yet, so articles keep their original text; "
                 "write some with `fcr train-captioner` and `fcr caption-items`"
@@ -95,8 +96,9 @@ def recommend(
         assert manifest is not None
         inputs["captions.parquet"] = manifest["files"]["captions.parquet"]
     names = asdict(run.config.encoders)
-    encoders = [*with_parts(config), *([config.diversity] if _diverse(config) else [])]
-    for family in sorted({f for name in encoders for f in ENCODED_BY.get(name, ())}):
+    encoders = [encoder_of(name, config) for name in with_parts(config) if name in CONTENT_ROWS]
+    encoders += [config.diversity] if _diverse(config) else []
+    for family in sorted({f for name in encoders for f in families(name, run.config.encoders)}):
         inputs[f"encoder {family}"] = checkpoint_hash(checkpoint(names[family], family))
     settings = {"recommend": _plain(config), "encoders": names}
     with run.workspace.stage(

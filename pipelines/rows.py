@@ -12,7 +12,7 @@ import polars as pl
 from pipelines import InputError
 from pipelines.augment import article_texts
 from pipelines.catalog import Catalog
-from pipelines.config import EVERY_ROW, RecommendConfig
+from pipelines.config import EVERY_ROW, EncoderConfig, RecommendConfig
 from pipelines.parameters import build, read
 from pipelines.ranking import NO_TEXT, Row
 from pipelines.run import Run, checkpoint
@@ -22,16 +22,13 @@ if TYPE_CHECKING:
     from recsys.recommenders.base import Recommender
 
 TEXT_ROWS = ("tfidf", "sbert", "resbert", "clip")
-CONTENT_ROWS = (*TEXT_ROWS, "resnet", "hog")
+VECTOR_ROWS = ("itemknn-vectors", "content-to-als", "vbpr")
+"""Rows that read the vectors of `recommend.parameters.ROW.encoder`."""
+CONTENT_ROWS = (*TEXT_ROWS, "resnet", "hog", *VECTOR_ROWS)
 """Rows that need articles."""
-ENCODED_BY = {
-    "sbert": ("sbert",),
-    "resnet": ("resnet",),
-    "resbert": ("resnet", "sbert"),
-    "clip": ("clip",),
-    "hog": (),
-}
-"""Row -> the encoders of the configuration that it needs."""
+TFIDF = "tfidf"
+DEFAULT_ENCODER = "resbert"
+"""Of VECTOR_ROWS: photo and text."""
 
 
 def article_rows(
@@ -52,12 +49,11 @@ def article_rows(
 
     def part(name: str, setting: str) -> Recommender:
         if name in CONTENT_ROWS:
-            return content(name, setting if name in TEXT_ROWS else NO_TEXT).recommender
+            return content(name, setting if reads_text(name, config) else NO_TEXT).recommender
         return make_recommender(name, config, run.config.seed)
 
     for name in config.models:
-        reads = name in TEXT_ROWS or (name == "blend" and set(_blended(config)) & set(TEXT_ROWS))
-        for setting in config.text if reads else (NO_TEXT,):
+        for setting in config.text if reads_text(name, config) else (NO_TEXT,):
             if name in CONTENT_ROWS:
                 yield content(name, setting)
                 continue
@@ -92,15 +88,88 @@ def with_parts(config: RecommendConfig) -> list[str]:
 def check_parameters(config: RecommendConfig) -> None:
     """Refuse what can be refused before an hour of other rows has passed."""
     from recsys.recommenders import RECOMMENDERS
-    from recsys.recommenders.content import ContentRecommender
+    from recsys.recommenders.vectors import VECTOR_RECOMMENDERS
 
     for name in with_parts(config):
         if name in RECOMMENDERS and name != "blend":
             make_recommender(name, config, 0)
             continue
-        given = {k: v for k, v in config.parameters.get(name, {}).items() if k != "parts"}
-        kind = RECOMMENDERS.get(name, ContentRecommender)
+        own = "encoder" if name in VECTOR_ROWS else "parts" if name == "blend" else ""
+        given = {k: v for k, v in config.parameters.get(name, {}).items() if k != own}
+        kind = {**RECOMMENDERS, **VECTOR_RECOMMENDERS}.get(name, VECTOR_RECOMMENDERS["content"])
         read(kind, given, f"recommend.parameters.{name}")
+        if name in VECTOR_ROWS:
+            modalities(encoder_of(name, config))
+
+
+def encoder_of(name: str, config: RecommendConfig) -> str:
+    """The encoder (or `tfidf`) whose vectors a row of CONTENT_ROWS reads."""
+    if name not in VECTOR_ROWS:
+        return name
+    return str(config.parameters.get(name, {}).get("encoder", DEFAULT_ENCODER))
+
+
+def modalities(encoder: str) -> set[str]:
+    """What an encoder reads: "text", "image" or both. Raises InputError where it is none."""
+    if encoder == TFIDF:
+        return {"text"}
+    from recsys.encoder_models import KINDS
+    from recsys.encoders import parse_encoder
+
+    return {KINDS[part.kind].modality for part in parse_encoder(encoder).parts}
+
+
+def families(encoder: str, config: EncoderConfig) -> list[str]:
+    """The checkpoints of the configuration that an encoder may use: `sbert`, `clip`, `resnet`."""
+    if encoder == TFIDF:
+        return []
+    from recsys.encoders import parse_encoder
+
+    found = {part.kind.split("-")[0] for part in parse_encoder(encoder).parts}
+    return sorted(family for family in found if hasattr(config, family))
+
+
+def reads_text(name: str, config: RecommendConfig) -> bool:
+    """Whether a row runs once for each text setting."""
+    if name == "blend":
+        return any(reads_text(part, config) for part in _blended(config))
+    return name in CONTENT_ROWS and "text" in modalities(encoder_of(name, config))
+
+
+def vector_recommender(
+    name: str, found: Embeddings | tuple[Any, Any, str], config: RecommendConfig, seed: int
+) -> Recommender:
+    """A recommender over vectors, with its parameters.
+
+    Args:
+        name: of CONTENT_ROWS, or `content`; all but VECTOR_ROWS are content profiles.
+        found: embeddings, or (vectors, valid, signature); CSR vectors are reduced to 200
+            dimensions for a recommender that needs arrays.
+        config: for the parameters of the row.
+        seed: of a recommender that draws.
+    """
+    import numpy as np
+
+    from recsys.encoders import Embeddings, reduced
+    from recsys.recommenders.vectors import VECTOR_RECOMMENDERS
+
+    if not isinstance(found, Embeddings):
+        found = Embeddings(*found)
+    vectors, signature = found.vectors, found.signature
+    own: dict[str, Any] = {"valid": found.valid}
+    if name in ("content-to-als", "vbpr"):
+        own["seed"] = seed
+        if not isinstance(vectors, np.ndarray):
+            vectors = reduced(vectors)
+            signature += f"|svd:{vectors.shape[1]}"
+    if name == "vbpr" and len(found.widths) > 1:
+        own["parts"] = found.widths
+    own |= {"vectors": vectors, "encoder": signature}
+    given = dict(config.parameters.get(name, {}))
+    if name in VECTOR_ROWS:
+        given.pop("encoder", None)
+    kind = VECTOR_RECOMMENDERS.get(name, VECTOR_RECOMMENDERS["content"])
+    return build(kind, own, given, f"recommend.parameters.{name}")
 
 
 def embed(
@@ -115,9 +184,7 @@ def embed(
     names = run.config.encoders
     # A demo checkpoint has to be asked for: the encoders' own defaults are names on the hub.
     checkpoints = {
-        family: checkpoint(getattr(names, family), family)
-        for family in ENCODED_BY.get(encoder, (encoder.partition("-")[0],))
-        if hasattr(names, family)
+        family: checkpoint(getattr(names, family), family) for family in families(encoder, names)
     }
     with run.progress() as progress:
         return encode(
@@ -127,6 +194,7 @@ def embed(
             checkpoints=checkpoints,
             cache=run.workspace.cache / "embeddings",
             batch_size=names.batch_size,
+            precision=names.precision,
             progress=lambda what, done, total: progress(f"embedding {what}", done, total),
         )
 
@@ -151,27 +219,29 @@ def _content_row(
     texts: list[str | None] | None,
     photos: list[Path | None],
 ) -> Row:
-    from recsys.recommenders.content import ContentRecommender, tfidf_vectors
+    from recsys.recommenders.content import tfidf_vectors
 
-    if name == "tfidf":
+    details = ""
+    encoder = encoder_of(name, config)
+    found: Embeddings | tuple[Any, Any, str]
+    if encoder == TFIDF:
         assert texts is not None
-        vectors, valid = tfidf_vectors(texts)
-        signature = "tfidf"
-        details = ""
+        found = (*tfidf_vectors(texts), TFIDF)
     else:
-        found = embed(run, name, texts, None if name == "sbert" else photos)
-        vectors, valid, signature = found.vectors, found.valid, found.signature
+        read = modalities(encoder)
+        found = embed(run, encoder, texts, photos if "image" in read else None)
         unreadable = found.counts["unreadable_image"]
         details = f"; {unreadable:,} photos can't be read" if unreadable else ""
-    own = {"vectors": vectors, "valid": valid, "encoder": signature}
-    given = config.parameters.get(name, {})
-    recommender = build(ContentRecommender, own, given, f"recommend.parameters.{name}")
+    recommender: Any = vector_recommender(name, found, config, run.config.seed)
     missing = recommender.n_without_vector
     row = Row(name, setting, recommender)
     if not missing:
         return row
+    fate = "never recommended by this row"
+    if name == "content-to-als":
+        fate = "ranked by their purchases alone, without purchases never"
     return replace(
         row,
-        note=f"{row.label}: {missing:,} of {len(photos):,} articles have no vector and are never "
-        f"recommended by this row{details}",
+        note=f"{row.label}: {missing:,} of {len(photos):,} articles have no vector and are {fate}"
+        f"{details}",
     )
