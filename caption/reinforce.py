@@ -165,7 +165,8 @@ def reinforce(
             run.stopped = f"the loss became {loss} in step {run.step + 1} (photos {ids} ...)"
             break
         run.step += 1
-        report(f"reinforcing, reward {run.reward:.3f}", run.step, config.steps)
+        doing = f"reinforcing, reward {run.reward:.3f}" if config.policy_weight else "control"
+        report(f"{doing}, loss {loss:.3f}", run.step, config.steps)
         if run.step % every == 0 or run.step == config.steps:
             run.look()
             write_history(out / "history.csv", run.history)

@@ -240,6 +240,7 @@ def _measures(
     """Measure -> float64 (n,): the reward and its parts, what it left out, the audit's verdicts."""
     from caption.audit import audit_captions
     from caption.rewards import build_rewards, weighted_sum
+    from caption.vocabulary import FIELDS
 
     names = dict.fromkeys((*config.rewards, "cider-d", "clipscore"))
     rewards = build_rewards(
@@ -248,6 +249,10 @@ def _measures(
     )  # fmt: skip
     rows = range(len(examples))
     parts = {name: reward(captions, rows) for name, reward in rewards.items()}
+    found = {"reward": weighted_sum(parts, config.rewards), **parts}
+    found["words"] = np.array([float(len(text.split())) for text in captions])
+    if not {c for field in FIELDS.values() for c in field.columns} <= set(articles.columns):
+        return found  # a table without the fields that are audited
     ids = [e.id for e in examples]
     audit = audit_captions(pl.DataFrame({"article_id": ids, "caption": captions}), articles)
     shares = pl.DataFrame({"article_id": ids}).join(
@@ -259,13 +264,8 @@ def _measures(
         how="left",
         maintain_order="left",
     )
-    found = {
-        "reward": weighted_sum(parts, config.rewards),
-        **parts,
-        "audit right": shares["right"].to_numpy(),
-        "audit contradicting": shares["contradicting"].to_numpy(),
-        "words": np.array([float(len(text.split())) for text in captions]),
-    }
+    found["audit right"] = shares["right"].to_numpy()
+    found["audit contradicting"] = shares["contradicting"].to_numpy()
     # Nothing can be said of what no article claims.
     return {name: values for name, values in found.items() if not np.isnan(values).all()}
 

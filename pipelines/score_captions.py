@@ -16,6 +16,7 @@ from pipelines.caption_items import STAGE as CAPTIONS
 from pipelines.caption_items import load
 from pipelines.catalog import fingerprints
 from pipelines.config import ScoreConfig
+from pipelines.reinforce import STAGE as REINFORCE
 from pipelines.rows import embed
 from pipelines.run import Run, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
@@ -84,6 +85,9 @@ def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
         "pretrained": checkpoint_hash(base_checkpoint(run)),
         "java": _java(),
     }
+    paid = run.workspace.manifest(REINFORCE)
+    if paid is not None:
+        inputs["reinforced"] = paid["files"]["captions.parquet"]
     trained = run.workspace.manifest(TRAIN)
     if trained is not None:
         inputs["parts"] = trained["files"]["captions.json"]
@@ -179,6 +183,7 @@ def _score(
     found = {label: _by_id(captions)}
     if label != PRETRAINED:
         found[PRETRAINED] = _by_id(_pretrained(run, test, folder))
+    found |= {name: texts for name, texts in _reinforced(run).items() if name not in found}
     ids = [e.id for e in test.examples if any(e.id in texts for texts in found.values())]
     found |= _baselines(run, train, test, ids)
     # Silence where a photo could be read is an empty caption, which every metric may punish.
@@ -264,6 +269,15 @@ def _pretrained(run: Run, test: CaptionSet, folder: Path) -> pl.DataFrame:
             progress=progress,
         )
     return pl.read_parquet(result.captions)
+
+
+def _reinforced(run: Run) -> dict[str, dict[str, str]]:
+    """The test part by the reinforced captioner, its control and what both started from."""
+    path = run.workspace.stage_file(REINFORCE, "captions.parquet")
+    if path is None:
+        return {}
+    said = pl.read_parquet(path).partition_by("captioner", as_dict=True, maintain_order=True)
+    return {str(name): _by_id(own) for (name,), own in said.items()}
 
 
 def _baselines(
