@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines import plots
 from pipelines.catalog import Catalog
 from pipelines.results import Results
 from pipelines.run import Run
 from pipelines.tables import Table
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PHOTO_BUDGET = 7_000_000
 """Characters of embedded photos, so that the page stays below 10 MB whatever is asked for."""
@@ -89,10 +92,15 @@ class Photos:
             image = open_image(self.catalog.photo(article_id), at_least=(size, size))
         except (UnreadableImage, ValueError):
             return None
-        image.thumbnail((size, size * 3 // 2))
-        out = io.BytesIO()
-        image.save(out, "JPEG", quality=82, optimize=True)
-        return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+        return data_uri(image, size)
+
+
+def data_uri(image: Image, size: int) -> str:
+    """A JPEG of at most `size` pixels' width and 1.5 times the height; `image` is made smaller."""
+    image.thumbnail((size, size * 3 // 2))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def clip(text: str, longest: int = LONGEST) -> str:
