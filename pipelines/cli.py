@@ -582,6 +582,30 @@ def similar(article: str, encoder: str, k: int, **options: Any) -> None:
 
 @main.command()
 @_common
+def attention(**options: Any) -> None:
+    """Draw where the captioner looked, word by word: best, worst and random test captions."""
+    from pipelines.seeing import attention as command
+
+    with _run(options) as run:
+        path = command(run)
+        name = run.folder.name
+    _done(path, f"fcr report --run {name}")
+
+
+@main.command("zero-shot")
+@_common
+def zero_shot(**options: Any) -> None:
+    """Classify the catalogue's photos by CLIP and prompt templates: type, colour, pattern."""
+    from pipelines.seeing import zero_shot as command
+
+    with _run(options) as run:
+        path = command(run)
+        name = run.folder.name
+    _done(path, f"fcr report --run {name}")
+
+
+@main.command()
+@_common
 @click.argument("names", metavar="[RUN RUN ...]", nargs=-1)
 def report(names: tuple[str, ...], **options: Any) -> None:
     """Draw everything the run holds as one HTML file, with tables as CSV, Markdown and LaTeX.
