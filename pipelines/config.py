@@ -285,6 +285,18 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True)
+class SeeingConfig:
+    """Attention maps and zero-shot classification."""
+
+    shown: Natural = 4
+    """Test captions drawn at random whose attention maps are drawn."""
+    extremes: Natural = 3
+    """Test captions with the highest CLIPScore, and as many with the lowest."""
+    zero_shot: Count = 2000
+    """Photos, drawn at random, that CLIP classifies."""
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """The report."""
 
@@ -311,6 +323,7 @@ class Config:
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
     recommend: RecommendConfig = field(default_factory=RecommendConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    seeing: SeeingConfig = field(default_factory=SeeingConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
@@ -318,7 +331,8 @@ def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -
     """The defaults, changed by a YAML file, changed by `a.b=value` overrides.
 
     Args:
-        file: a YAML file, or the name of a preset that comes with fcr (`hm-small`).
+        file: a YAML file, or the name of a preset that comes with fcr (`hm-small`). Its `like:
+            NAME` puts it over another.
         overrides: `section.key=value`; the value is read as YAML.
 
     Raises:
@@ -329,7 +343,7 @@ def load_config(file: Path | str | None = None, overrides: Sequence[str] = ()) -
     if file is not None:
         path = find_file(file)
         where = str(path)
-        changes = read_yaml(path)
+        changes = _over_base(path, ())
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -408,6 +422,28 @@ def _parse(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _over_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's settings over those of the preset that its `like:` names."""
+    changes = read_yaml(path)
+    base = changes.pop("like", None)
+    if base is None:
+        return changes
+    below = find_file(str(base))
+    if below in (*above, path):
+        raise InputError(f"{path}: like: {base} leads back to itself")
+    return _merged(_over_base(below, (*above, path)), changes)
+
+
+def _merged(below: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in over.items():
+        held = merged.get(key)
+        if isinstance(held, Mapping) and isinstance(value, Mapping):
+            value = _merged(held, value)
+        merged[key] = value
+    return merged
 
 
 def put(changes: dict[str, Any], keys: Sequence[str], value: Any) -> None:
