@@ -119,6 +119,8 @@ class Trial:
             seed=run.config.seed,
         )
         self.store = Store(run.workspace.cache / "experiment")
+        self.purchases = 0
+        """Rows of the data, before any sampling."""
         self.encoded = 0
         """Texts and photos that had to be encoded."""
         self._texts: dict[tuple[str, int], list[str | None]] = {}
@@ -191,7 +193,7 @@ class Trial:
             "parameters": parameters,
             "seed": drawn,
             "encoder": self._parts(line.encoder) if line.encoder else None,
-            "options": line.encoder.partition("|")[2],
+            "options": [line.encoder.partition("|")[2], self.run.config.encoders.precision],
             "photos": self._photos if line.reads_photo else None,
             "texts": self._text_digest(cell) if line.reads_text else None,
         }
@@ -391,8 +393,9 @@ def experiment(
                 run.say(line)
             found = trial.measure()
             run.say(f"encoded {trial.encoded:,} texts and photos anew")
-            stage.record.update(stamp=stamp, encoded=trial.encoded, cells=len(found))
+            stage.record.update(stamp=stamp, cells=len(found), purchases=trial.purchases)
             write_answers(trial, found, catalog, stage, learned=_learned(run, captions))
+            stage.record["encoded"] = trial.encoded
         for sentence in stage.record["sentences"]:
             run.say(f"{sentence['verdict']}: {sentence['text']}")
         if stage.record["stamp"]:
@@ -429,6 +432,7 @@ def _prepare(
         at = {article_id: i for i, article_id in enumerate(ids)}
         rows = [at[i] for i in split.train.item_ids]
         trial = _reordered(trial, rows)
+    trial.purchases = int(everything.n_events)
     checks = _audit(run, catalog, trial, everything, captions_file)
     return trial, catalog, checks
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from recsys.splits import Split
 
 COPIED = 0.01
-"""Share of training articles whose caption repeats their own description, above which it is a leak;
-short stock phrases may coincide."""
+"""Share of training articles whose caption repeats their own description, beyond the share among
+other articles (stock phrases coincide), above which it is a leak."""
 STAMP = "LEAK"
 
 
@@ -131,18 +131,21 @@ def repeated_captions(
     """Captions of training articles that are their own description word for word."""
     from caption.records import normalise_text
 
-    known = [a for a in learned if a in captions and a in human]
-    same = [a for a in known if normalise_text(captions[a]) == normalise_text(human[a])]
-    share = len(same) / max(1, len(known))
+    told = [a for a in captions if a in human]
+    known = [a for a in told if a in learned]
+    same = {a for a in told if normalise_text(captions[a]) == normalise_text(human[a])}
+    repeated, coincide = same & learned, same - learned
+    share = len(repeated) / max(1, len(known))
+    usual = len(coincide) / max(1, len(told) - len(known))
     said = (
-        f"{len(same):,} of {len(known):,} captions of articles the captioner learned from repeat "
-        f"their description word for word"
+        f"{len(repeated):,} of {len(known):,} captions of articles the captioner learned from "
+        f"repeat their description word for word ({share:.1%}), against {usual:.1%} of the others"
     )
-    leak = share > COPIED
+    leak = share - usual > COPIED
     if leak:
         said += ": `caption` and the filled masks measure the human text under another name"
     question = "Do captions repeat the description the captioner learned from?"
-    return Check("captions that are the human text", question, len(same), said, leak)
+    return Check("captions that are the human text", question, len(repeated), said, leak)
 
 
 def future_purchases(split: Split, *, captions_file: str = "") -> Check:

@@ -142,6 +142,23 @@ def intervals(
     return out[0]
 
 
+def curves(
+    series: Mapping[str, tuple[Sequence[float], Sequence[Estimate]]], xlabel: str, ylabel: str
+) -> str:
+    """Values with their intervals as bands over a number: series -> (places, values)."""
+    with _figure(3.1) as (axes, out):
+        for i, (name, (places, values)) in enumerate(series.items()):
+            low = [np.nan if v.low is None else v.low for v in values]
+            high = [np.nan if v.high is None else v.high for v in values]
+            axes.fill_between(places, low, high, color=PALETTE[i], alpha=0.14, linewidth=0)
+            level = [v.value for v in values]
+            axes.plot(places, level, label=name, marker=MARKERS[i], markersize=5, **_line(i))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_ylim(bottom=0)
+        _legend_above(axes, len(series))
+    return out[0]
+
+
 def shares(
     parts: Mapping[str, Mapping[str, float]], names: Sequence[str], colours: Sequence[int]
 ) -> str:

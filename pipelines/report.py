@@ -18,6 +18,7 @@ from pipelines.catalog import fingerprints, read_catalog
 from pipelines.conclusions import CAVEAT, conclusions
 from pipelines.page import Page, clip
 from pipelines.report_captions import audit, captions, gallery, training
+from pipelines.report_experiment import experiment_hashes, experiments
 from pipelines.report_recommend import customers, ranking, reach, texts
 from pipelines.results import STAGES, manifest_hashes, read_results
 from pipelines.run import Run
@@ -42,6 +43,7 @@ def report(run: Run) -> Path:
     purchases = results.recommendations is not None and run.config.report.customers > 0
     inputs = {
         **manifest_hashes(run.workspace),
+        **experiment_hashes(run.workspace),
         **{f"data {k}": v for k, v in fingerprints(run.data, purchases=purchases).items()},
         **template_hashes(),
     }
@@ -123,6 +125,7 @@ def _render(page: Page) -> str:
         gallery=gallery(page),
         ranking=ranking(page),
         texts=texts(page),
+        experiments=experiments(page),
         customers=customers(page),
         findings=_findings(page),
         costs=_costs(page),
