@@ -631,6 +631,27 @@ def report(names: tuple[str, ...], **options: Any) -> None:
 
 
 @main.command()
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of all runs.",
+)
+@click.option("--run", metavar="NAME", default="demo", show_default=True, help="Run to show.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
+@click.option("--headless", is_flag=True, help="Open no browser.")
+def app(run: str, runs: Path, port: int, headless: bool) -> None:
+    """Look around a run in a browser: articles, your own photos, customers; rate captions.
+
+    Serves this machine only (127.0.0.1), and asks nothing of the network.
+    """
+    from pipelines.app import app as serve
+
+    serve(run=run, runs=runs, port=port, headless=headless)
+
+
+@main.command()
 @_common
 @click.option("--merged", is_flag=True, help="The whole model, even where an adapter was trained.")
 @click.option(
