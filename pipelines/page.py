@@ -77,8 +77,10 @@ class Photos:
         if key not in self._known:
             self._known[key] = self._encode(*key)
         uri = self._known[key]
-        if uri is None:
-            return None
+        return None if uri is None else self.spend(uri)
+
+    def spend(self, uri: str) -> str | None:
+        """A picture's data URI; None, and counted, where the page has no room left for it."""
         if self.spent + len(uri) > PHOTO_BUDGET:
             self.left_out += 1
             return None

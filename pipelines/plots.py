@@ -55,9 +55,11 @@ _STYLE = {
 
 
 def learning_curve(
-    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]], chosen: float | None
+    losses: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    chosen: float | None,
+    ylabel: str = "loss, nats a token",
 ) -> str:
-    """Loss (nats a token) over steps, one line a part; `chosen` marks the kept checkpoint."""
+    """Loss or reward over steps, one line a part; `chosen` marks the kept checkpoint."""
     with _figure(3.1) as (axes, out):
         for i, (name, (steps, loss)) in enumerate(losses.items()):
             axes.plot(steps, loss, label=name, marker=MARKERS[i], markersize=4.5, **_line(i))
@@ -67,7 +69,7 @@ def learning_curve(
                 "kept", (chosen, 1), xycoords=("data", "axes fraction"), xytext=(-4, -10),
                 textcoords="offset points", ha="right", color=PALETTE[5],
             )  # fmt: skip
-        axes.set(xlabel="step", ylabel="loss, nats a token")
+        axes.set(xlabel="step", ylabel=ylabel)
         axes.legend()
     return out[0]
 

@@ -20,6 +20,7 @@ from pipelines.page import Page, clip
 from pipelines.report_captions import audit, captions, gallery, training
 from pipelines.report_experiment import experiment_hashes, experiments
 from pipelines.report_recommend import customers, ranking, reach, texts
+from pipelines.report_seeing import reinforcement, seeing
 from pipelines.results import STAGES, manifest_hashes, read_results
 from pipelines.run import Run
 from pipelines.tables import Column, Table
@@ -123,6 +124,8 @@ def _render(page: Page) -> str:
         training=training(page),
         audit=audit(page),
         gallery=gallery(page),
+        reinforcement=reinforcement(page),
+        seeing=seeing(page),
         ranking=ranking(page),
         texts=texts(page),
         experiments=experiments(page),

@@ -18,7 +18,9 @@ from pipelines.workspace import Workspace, file_sha256, read_json
 
 STAGES = ("catalogue", "train-captioner", "caption-items", "score-captions", "recommend")
 """Stages in the order in which a run makes them."""
-WRITTEN_BY_MODELS = ("fine-tuned", "pretrained")
+OPTIONAL = ("reinforce-captioner", "attention", "zero-shot")
+"""Stages whose absence nobody has to be told of."""
+WRITTEN_BY_MODELS = ("reinforced", "mle-control", "fine-tuned", "pretrained")
 BASELINES = ("consensus", "copy-nearest", "most-frequent")
 CATALOGUE = "catalogue"
 """Key of the audit over everything written for the catalogue."""
@@ -34,7 +36,7 @@ class Results:
 
     folder: Path
     manifests: Mapping[str, dict[str, Any]]
-    """Stage -> manifest, in the order of `STAGES`."""
+    """Stage -> manifest, in the order of `STAGES`, then of `OPTIONAL`."""
     history: pl.DataFrame | None
     """step, epoch, split, loss."""
     written: pl.DataFrame | None
@@ -132,7 +134,7 @@ def read_results(workspace: Workspace) -> Results:
     Raises:
         InputError: a file is not what its manifest says (names the command that mends it).
     """
-    manifests = {s: m for s in STAGES if (m := workspace.manifest(s)) is not None}
+    manifests = {s: m for s in (*STAGES, *OPTIONAL) if (m := workspace.manifest(s)) is not None}
 
     def table(stage: str, name: str) -> pl.DataFrame | None:
         path = workspace.stage_file(stage, name)
@@ -186,7 +188,7 @@ def read_results(workspace: Workspace) -> Results:
 
 def manifest_hashes(workspace: Workspace) -> dict[str, str]:
     """Stage -> sha256 of its manifest: what a reader of the run depends on."""
-    paths = {stage: workspace.folder / stage / "manifest.json" for stage in STAGES}
+    paths = {stage: workspace.folder / stage / "manifest.json" for stage in (*STAGES, *OPTIONAL)}
     return {stage: file_sha256(path) for stage, path in paths.items() if path.is_file()}
 
 
