@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import Catalog, fingerprints
+from pipelines.catalog import Catalog, fingerprints, interactions_of, read_purchases
 from pipelines.config import EVERY_ROW, ROWS, Config, RecommendConfig
 from pipelines.ranking import NO_TEXT, Row, benchmark, check_metrics, measured_part, print_table
 from pipelines.rows import (
@@ -106,9 +106,13 @@ def recommend(
     ) as stage:
         result = stage.path("metrics.csv")
         if not stage.reused:
-            catalog = run.catalog()
-            stage.record["findings"] = [str(finding) for finding in catalog.findings]
-            split = _split(_purchases(catalog), config, run)
+            catalog = run.catalog(purchases=False)
+            bought, findings = read_purchases(catalog, drop_bad_rows=run.config.data.drop_bad_rows)
+            for finding in findings:
+                run.say(f"note: {finding}")
+            stage.record["findings"] = [str(f) for f in (*catalog.findings, *findings)]
+            split = _split(bought, config, run)
+            del bought  # the split holds its own copies
             vectors = None
             if _diverse(config):
                 vectors = embed(run, config.diversity, None, catalog.photos()).vectors
@@ -266,15 +270,7 @@ def _read(path: Path, columns: Columns) -> Interactions:
 
 
 def _purchases(catalog: Catalog) -> Interactions:
-    from recsys.interactions import Interactions
-
-    return Interactions.from_frame(
-        catalog.purchases,
-        user="customer_id",
-        item="article_id",
-        time="t_dat",
-        item_ids=catalog.articles["article_id"],
-    )
+    return interactions_of(catalog)
 
 
 def _split(found: Interactions, config: RecommendConfig, run: Run, *, items: bool = False) -> Split:

@@ -59,13 +59,39 @@ def read_interactions(
     Raises InputError: no such file, it is empty or binary, a column is missing, a line has another
     number of fields, or what `Interactions.from_frame` raises.
     """
-    path = Path(path)
+    found = _read(
+        Path(path), {"user": user, "item": item, "time": time, "rating": rating},
+        {"user_ids": user_ids, "item_ids": item_ids}, columns, separator,
+    )  # fmt: skip
+    assert found is not None
+    return found
+
+
+def read_plain(path: Path, *, user: str, item: str, time: str) -> Interactions | None:
+    """As `read_interactions`, of delimited text with one form of time; None where it is not plain.
+
+    Plain: no quotes, the fields of every line those of the header, nothing missing. What another
+    reader would make of the rest is left to the caller.
+
+    Raises InputError: no such file, it is empty or binary, or a column is missing.
+    """
+    names: dict[str, str | None] = {"user": user, "item": item, "time": time}
+    return _read(path, names, {"user_ids": None, "item_ids": None}, None, None, fuller=False)
+
+
+def _read(
+    path: Path,
+    names: dict[str, str | None],
+    universes: dict[str, Any],
+    columns: Sequence[str] | None,
+    separator: str | None,
+    *,
+    fuller: bool = True,
+) -> Interactions | None:
     if not path.is_file():
         raise InputError(f"no file of interactions at {path}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty; expected one interaction per line below a header")
-    names = {"user": user, "item": item, "time": time, "rating": rating}
-    universes = {"user_ids": user_ids, "item_ids": item_ids}
     if path.suffix == ".parquet":
         try:
             header = pl.scan_parquet(path).collect_schema().names()
@@ -76,10 +102,12 @@ def read_interactions(
         return _from_frame(frame, header, wanted, universes)
     text = _Text.open(path, columns, separator)
     wanted = _locate(text.header, names, path)
-    if path.stat().st_size >= SMALL:
-        found = _parse(text, wanted, user_ids, item_ids)
+    if path.stat().st_size >= SMALL or not fuller:
+        found = _parse(text, wanted, universes["user_ids"], universes["item_ids"])
         if found is not None:
             return found
+    if not fuller:
+        return None
     try:
         frame = pl.read_csv(
             path,

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines import InputError
-from pipelines.catalog import image_path, read_catalog
+from pipelines.catalog import image_path, interactions_of, read_catalog, read_purchases
+from recsys import readers
 
 HEADER = (
     "article_id,product_code,prod_name,product_type_name,graphical_appearance_name,"
@@ -141,3 +143,72 @@ def test_real_articles(shared: Path) -> None:
     assert catalog.articles.height == 105_542
     assert {f.kind: f.count for f in catalog.findings} == {"article without description": 416}
     assert sum(p is not None for p in catalog.photos()) == 17_033
+
+
+def many(n: int = 400) -> list[str]:
+    rng = np.random.default_rng(0)
+    ids = ["0108775015", "0108775044", "0118458003"]
+    return [
+        f"2020-0{rng.integers(1, 10)}-1{rng.integers(10)},{rng.choice(['aa', 'bb', 'cc'])},"
+        f"{rng.choice(ids)},0.02,1"
+        for _ in range(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["sound", "unsorted articles", "lost zeros", "strangers", "no customers", "future", "quoted"],
+)
+def test_purchases_parsed_straight_are_those_of_the_table(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    articles, purchases, customers = ROWS, many(), ["cc", "aa", "bb", "idle"]
+    if case == "unsorted articles":
+        articles = ROWS[::-1]
+    elif case == "lost zeros":
+        purchases = [row.replace(",0", ",", 1) for row in purchases]
+        purchases[7] = purchases[7].replace(",1", ", 01", 1)
+    elif case == "strangers":
+        articles, customers = ROWS[:2], ["aa", "cc"]
+    elif case == "future":
+        purchases[3] = "2999-01-01,aa,0108775015,1,1"
+    elif case == "quoted":
+        purchases[3] = '2020-01-01,"aa",0108775015,1,1'
+    folder = shop(tmp_path, articles, purchases, customers=customers)
+    if case == "no customers":
+        (folder / "customers.csv").unlink()
+    whole = read_catalog(folder)
+    want = interactions_of(whole)
+    straight = []
+    plain = readers.read_plain
+    monkeypatch.setattr(readers, "SMALL", 0)
+    monkeypatch.setattr(
+        readers, "read_plain", lambda *a, **b: straight.append(plain(*a, **b)) or straight[-1]
+    )
+    catalog = read_catalog(folder, purchases=False)
+    found, findings = read_purchases(catalog)
+    assert (straight[0] is None) == (case == "quoted")
+    assert found.user_ids.to_list() == want.user_ids.to_list()
+    assert found.item_ids.to_list() == want.item_ids.to_list()
+    for name in ("event_ptr", "event_items", "event_times", "indptr", "indices", "counts"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(want, name))
+    assert found.dropped == want.dropped
+    assert [(f.kind, f.count, f.done) for f in (*catalog.findings, *findings)] == [
+        (f.kind, f.count, f.done) for f in whole.findings
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["20.01.2020,aa,0108775015,1,1", "2020-01-01,aa,../x,1,1", "2020-01-01,aa,,1,1", "2020-01-01"],
+)
+def test_purchases_parsed_straight_refuse_what_the_table_refuses(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shop(tmp_path, purchases=[*many(), line])
+    with pytest.raises(InputError) as before:
+        read_catalog(folder)
+    monkeypatch.setattr(readers, "SMALL", 0)
+    with pytest.raises(InputError) as after:
+        read_purchases(read_catalog(folder, purchases=False))
+    assert str(after.value) == str(before.value)
