@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -43,7 +43,7 @@ def ranking(page: Page) -> dict[str, Any] | None:
         (
             Column("recommender", "Recommender"),
             Column("text", "Article text"),
-            *(Column(m, label(m), decimals=4, better="high") for m in names),
+            *(Column(m, label(m), decimals=4, better=better(m)) for m in names),
         ),
         [[n, _setting(s), *(cells.get((n, s, m)) for m in names)] for n, s in lines],
         f"{seen} {users:,} customers; 95 % bootstrap intervals over customers. "
@@ -85,6 +85,13 @@ def ranking(page: Page) -> dict[str, Any] | None:
         "notes": record.get("notes", []),
         "split": results.split,
     }
+
+
+def better(metric: str) -> Literal["high", ""]:
+    """Hits have a better end; spread, novelty and popularity are what a shop wants them to be."""
+    from recsys.metrics import RELEVANCE_METRICS
+
+    return "high" if metric.partition("@")[0] in RELEVANCE_METRICS else ""
 
 
 def texts(page: Page) -> dict[str, Any] | None:

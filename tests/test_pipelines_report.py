@@ -23,6 +23,7 @@ from pipelines.conclusions import conclusions
 from pipelines.config import CaptionSplitConfig, Config, RecommendConfig, ReportConfig
 from pipelines.recommend import recommend
 from pipelines.report import TEMPLATES, report
+from pipelines.report_recommend import better
 from pipelines.results import read_results
 from pipelines.run import Run, open_run
 from pipelines.tables import Column, Estimate, Missing, Table, number
@@ -590,3 +591,8 @@ def test_runs_stand_side_by_side(runs: Path, shop: Path) -> None:
         Workspace.known("nobody", runs)
     with pytest.raises(InputError, match="two or more, each once"):
         compare_runs(both[:1], "both")
+
+
+def test_only_metrics_of_hits_have_a_best_end() -> None:
+    ends = {m: better(f"{m}@12") for m in ("ndcg", "map_r", "gini", "popularity", "coverage")}
+    assert ends == {"ndcg": "high", "map_r": "high", "gini": "", "popularity": "", "coverage": ""}
