@@ -182,7 +182,7 @@ class _Implicit(Recommender):
 
 @dataclass
 class ALS(_Implicit):
-    """Alternating least squares on confidence 1 + alpha * purchases. (Hu et al., 2008.)"""
+    """Alternating least squares; a purchase has confidence alpha, none has 1. (Hu et al., 2008.)"""
 
     name: ClassVar[str] = "als"
 

@@ -269,9 +269,9 @@ class ContentToALS(Recommender):
     def explain(self, user_idx: int, item_idx: int, *, n: int = 5) -> list[Reason]:
         """What each bought item added to the score.
 
-        With Y the item factors of ALS and c_i = 1 + alpha r_ui, a user's factors solve
-        (Y'Y + Y'(C - I)Y + regularization I) x = sum of c_i y_i over the bought items (Hu et al.,
-        2008), so the score is a sum over them. ALS stops near that solution: the weights add up to
+        With Y the item factors of ALS and c_i = alpha r_ui, as implicit takes it, a user's factors
+        solve (Y'Y + Y'(C - I)Y + regularization I) x = sum of c_i y_i over the bought items i, to
+        which Y'(C - I)Y is restricted (Hu et al., 2008), so the score is a sum over them. ALS stops near that solution: the weights add up to
         the score but for what another iteration would change.
         """
         train = self.fitted()
@@ -280,7 +280,7 @@ class ContentToALS(Recommender):
         if not items.size or not self.item_factors[item_idx].any():
             return []
         every = self.als.item_factors.astype(np.float64)
-        bought, confidence = every[items], 1 + self.alpha * train.counts[row].astype(np.float64)
+        bought, confidence = every[items], self.alpha * train.counts[row].astype(np.float64)
         gram = every.T @ every + self.regularization * np.eye(every.shape[1])
         gram += (bought.T * (confidence - 1)) @ bought
         shares = (bought * confidence[:, None]) @ np.linalg.solve(
