@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -332,7 +333,7 @@ def _read(
     return TrainingData(
         captioner,
         captions,
-        encode=adaptation.encoder_frozen and getattr(captioner, "cacheable", True),
+        encode=adaptation.encoder_frozen and captioner.cacheable,
         limit=config.cache_gb * 1e9 / 2,  # the training and the validation set share it evenly
         max_tokens=config.max_tokens,
         workers=config.workers,
@@ -391,13 +392,15 @@ def _energy(config: TrainConfig, tell: Callable[[str], None]) -> Iterator[dict[s
         yield found
         return
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it tells of itself before it obeys
-    tracker = OfflineEmissionsTracker(
-        country_iso_code=config.country,
-        save_to_file=False,
-        log_level="critical",
-        allow_multiple_runs=True,
-    )
-    tracker.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # save_to_file: a newer name is new
+        tracker = OfflineEmissionsTracker(
+            country_iso_code=config.country,
+            save_to_file=False,
+            log_level="critical",
+            allow_multiple_runs=True,
+        )
+        tracker.start()
     try:
         yield found
     finally:
@@ -412,6 +415,8 @@ def _use_bfloat16(captioner: Captioner, config: TrainConfig) -> bool:
 
     if config.precision != "auto":
         return config.precision == "bfloat16"
+    if captioner.model.dtype == torch.bfloat16:
+        return True
     if captioner.device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # Very narrow layers gain nothing from the casts (128 wide: a third less time a step). A rule,
@@ -445,10 +450,10 @@ def _check(config: TrainConfig, processes: int) -> None:
             f"keep={config.keep!r} needs captions of the validation part: set generate to a number "
             "of photos, such as 200"
         )
-    if config.extend_vocabulary and config.adapt.method == "lora":
+    if config.extend_vocabulary and config.adapt.method not in ("full", "decoder"):
         raise InputError(
-            "extend_vocabulary needs adapt.method 'decoder' or 'full': LoRA leaves the embeddings "
-            "frozen, so new words could not be learned"
+            f"extend_vocabulary needs adapt.method 'decoder' or 'full': {config.adapt.method!r} "
+            "leaves the embeddings frozen, so new words could not be learned"
         )
 
 

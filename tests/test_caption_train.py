@@ -14,16 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from caption import InputError
 from caption.adapt import AdaptConfig
-from caption.captioners import Captioner, load_captioner
+from caption.captioners import Captioner, TextBatch, load_captioner
 from caption.images import open_image
+from caption.metrics import Score, score_captions
 from caption.records import CaptionExample, CaptionSet
 from caption.schedules import Schedule, learning_rate
 from caption.train import TrainConfig, split_words, train
-from caption.training_data import UpdateOrder
+from caption.training_data import Augmentation, UpdateOrder
 from tests.tiny_blip import draw_photos, make_blip
 
 
@@ -254,6 +256,158 @@ def test_a_diverging_loss_stops_and_keeps_the_best_weights(
     assert again.fingerprint() == captioner.fingerprint()
 
 
+def test_captions_are_scored_while_training_and_the_best_are_kept(
+    folder: Path, captions: CaptionSet, tmp_path: Path
+) -> None:
+    """The kept weights are those of the highest CIDEr-D, and stand still afterwards."""
+    config = TrainConfig(
+        AdaptConfig("full"), steps=160, batch_size=8, learning_rate=4e-3, evaluate_every=40,
+        generate=8, keep="cider-d", patience=2,
+    )  # fmt: skip
+    captioner = load_captioner(folder, device="cpu")
+    result = train(captioner, captions, captions, tmp_path, config)
+    by_step = {m.step: m.value for m in result.metrics if m.metric == "cider-d"}
+    assert {m.metric for m in result.metrics} == {"bleu-4", "cider-d", "rouge-l"}
+    assert result.best_step == max(by_step, key=lambda step: by_step[step])
+    assert by_step[result.best_step] > by_step[0] + 1
+    now = written(captioner, captions)
+    references = {e.id: list(e.captions) for e in captions.examples}
+    scores = score_captions(
+        dict(zip(references, now, strict=True)), references, ("cider-d",), tokenizer="python"
+    )
+    assert isinstance(scores["cider-d"], Score)
+    assert scores["cider-d"].value == pytest.approx(by_step[result.best_step])
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "epoch", "split", "metric", "value"]
+    assert len(rows) == len(result.metrics)
+
+
+def test_patience_ends_a_run_that_gets_no_better(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    """A rate far too high only harms: two evaluations after the first, the run ends."""
+    config = replace(QUICK, steps=40, learning_rate=3.0, warmup=0.0, clip=1e9, patience=2)
+    before = captioner.fingerprint()
+    result = train(captioner, captions, captions, tmp_path, config)
+    losses = [h.loss for h in result.history if h.split == "validation"]
+    assert result.best_loss == min(losses)
+    assert result.steps == result.best_step + 2 * 4 < 40
+    assert (captioner.fingerprint() == before) == (result.best_step == 0)
+
+
+def test_augmented_photos_differ_each_step_and_the_same_after_a_restart(
+    folder: Path, captions: CaptionSet, tmp_path: Path
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("training") and done == 7:
+            raise KeyboardInterrupt
+
+    config = replace(QUICK, flip=0.5, colour_jitter=0.4)
+    said: list[str] = []
+    first = load_captioner(folder, device="cpu")
+    whole = train(first, captions, captions, tmp_path / "whole", config, None, said.append)
+    assert said[0].startswith(f"{whole.trainable:,} of {whole.total:,} weights learn")
+    assert any("not cached" in line for line in said)
+    plain = train(
+        load_captioner(folder, device="cpu"), captions, captions, tmp_path / "plain", QUICK
+    )
+    assert [h.loss for h in plain.history[1:]] != [h.loss for h in whole.history[1:]]
+    with pytest.raises(KeyboardInterrupt):
+        killed = load_captioner(folder, device="cpu")
+        train(killed, captions, captions, tmp_path / "killed", config, stop)
+    second = load_captioner(folder, device="cpu")
+    resumed = train(second, captions, captions, tmp_path / "killed", config)
+    assert resumed.resumed_from == 4
+    assert resumed.history == whole.history
+    assert second.fingerprint() == first.fingerprint()
+
+
+def test_an_augmented_photo_is_mirrored_or_recoloured() -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    image = Image.fromarray(drawn)
+    rng = np.random.default_rng(1)
+    assert (np.asarray(Augmentation(1.0, 0.0)(image, rng)) == drawn[:, ::-1]).all()
+    assert (np.asarray(Augmentation(0.0, 0.0)(image, rng)) == drawn).all()
+    recoloured = np.asarray(Augmentation(0.0, 0.5)(image, rng))
+    assert recoloured.shape == drawn.shape
+    assert (recoloured != drawn).mean() > 0.5
+
+
+def short_of_memory(captioner: Captioner, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the device take at most `most` captions at once while training."""
+    real = captioner.loss
+
+    def loss(features: torch.Tensor, batch: TextBatch) -> torch.Tensor:
+        if captioner.model.training and len(batch.labels) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(features, batch)
+
+    monkeypatch.setattr(captioner, "loss", loss)
+
+
+def test_short_of_memory_the_batch_is_halved_once(
+    folder: Path, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train(
+        load_captioner(folder, device="cpu"), captions, captions, tmp_path / "all", QUICK
+    )
+    captioner, said = load_captioner(folder, device="cpu"), []
+    short_of_memory(captioner, 2, monkeypatch)
+    result = train(captioner, captions, captions, tmp_path / "half", QUICK, None, said.append)
+    assert "out of memory with 4 captions at once: going on" in " ".join(said)
+    np.testing.assert_allclose(
+        [h.loss for h in result.history], [h.loss for h in expected.history], rtol=1e-3
+    )
+    short_of_memory(captioner := load_captioner(folder, device="cpu"), 1, monkeypatch)
+    with pytest.raises(InputError, match=r"1 would fit: set train.accumulate=4"):
+        train(captioner, captions, captions, tmp_path / "quarter", QUICK)
+    short_of_memory(captioner := load_captioner(folder, device="cpu"), 0, monkeypatch)
+    with pytest.raises(InputError, match="fewer do not help"):
+        train(captioner, captions, captions, tmp_path / "none", QUICK)
+
+
+def test_a_gradient_that_is_no_number_leaves_the_weights_alone(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sqrt has an infinite slope at 0: the loss is finite, its gradient is not."""
+    real = captioner.loss
+
+    def loss(features: torch.Tensor, batch: TextBatch) -> torch.Tensor:
+        value: torch.Tensor = real(features, batch)
+        return value + torch.sqrt(value - value) if captioner.model.training else value
+
+    monkeypatch.setattr(captioner, "loss", loss)
+    before = captioner.fingerprint()
+    result = train(captioner, captions, captions, tmp_path, QUICK)
+    assert result.stopped is not None
+    assert "the gradient became nan in step 1 (photos" in result.stopped
+    assert captioner.fingerprint() == before
+
+
+def test_epochs_are_a_budget_and_each_is_evaluated(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    config = replace(QUICK, epochs=2.0, evaluate_every=0)
+    result = train(captioner, captions, captions, tmp_path, config)
+    assert result.steps == 4
+    points = [(h.step, h.epoch) for h in result.history if h.split == "validation"]
+    assert points == [(0, 0.0), (2, 1.0), (4, 2.0)]
+
+
+def test_tensorboard_and_energy_on_request(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard", reason="package tensorboard")
+    pytest.importorskip("codecarbon", reason="package codecarbon")
+    config = replace(QUICK, tensorboard=True, country="NOR")
+    result = train(captioner, captions, captions, tmp_path, config)
+    assert next((tmp_path / "tensorboard").iterdir()).stat().st_size > 0
+    assert result.energy_kwh is not None
+    assert result.energy_kwh > 0
+    assert result.co2_kg is not None
+
+
 def test_unreadable_photos_are_left_out_and_reported(
     captioner: Captioner, captions: CaptionSet, tmp_path: Path
 ) -> None:
@@ -283,7 +437,7 @@ def test_new_words_are_learned_and_saved(
     again = load_captioner(result.saved, device="cpu")
     assert again.tokenizer.tokenize("in corduroy")[-1] == "corduroy"
     assert again.fingerprint() == captioner.fingerprint()
-    with pytest.raises(InputError, match="LoRA leaves the embeddings"):
+    with pytest.raises(InputError, match="leaves the embeddings"):
         train(captioner, more_set, more_set, tmp_path, replace(config, adapt=AdaptConfig("lora")))
 
 
