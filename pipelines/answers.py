@@ -52,11 +52,10 @@ SLICES = {
 """Slice -> what it is; those of customers are called `history 1-4` and so on."""
 QUESTIONS = (
     ("caption", "none", "Captions against no text"),
-    ("shuffled", "none", "The placebo, captions of other articles, against no text"),
+    ("shuffled", "none", "The placebo (captions of other articles) against no text"),
     ("caption", "shuffled", "Captions against the placebo"),
     ("fill", "original", "Captions where the description is missing"),
-    ("shuffled-fill", "original", "The placebo, another article's caption where the description "
-     "is missing,"),
+    ("shuffled-fill", "original", "Another article's caption where the description is missing"),
     ("both", "original", "Captions added to the descriptions"),
     ("caption", "original", "Captions instead of the descriptions"),
     ("caption", "metadata", "Captions against colour, type and pattern by template"),
@@ -157,10 +156,7 @@ def write_answers(
     stage.record.update(
         protocol=_protocol(trial),
         metric=headline,
-        slices={
-            **{s: SLICES.get(s, s) for s in (ALL, COLD_ALONE, *items)},
-            **{s: s for s in users},
-        },
+        slices=[ALL, COLD_ALONE, *items, *users],
         sentences=sentences,
         notes=notes,
         power=_power(trial, differences, headline),
@@ -526,47 +522,55 @@ def _corrected(
 
 
 def _sentences(differences: pl.DataFrame, metric: str) -> Iterator[dict[str, str]]:
-    """The comparisons of `QUESTIONS` in words, over all articles and among new ones."""
-    for part in (ALL, COLD_ALONE):
+    """The comparisons of `QUESTIONS` in words: over all articles, among new ones, and for those
+    that fill missing texts where these were missing."""
+    for part in (ALL, COLD_ALONE, NO_HUMAN):
         of_part = differences.filter(slice=part, metric=metric)
         for setting, against, doing in QUESTIONS:
+            if part == NO_HUMAN and not setting.endswith("fill"):
+                continue
             rows = [r for r in contrast(of_part, setting, against) if r["difference"] is not None]
             if not rows:
                 continue
             certain = [row for row in rows if shown(row)]
-            said = [_shown(row) for row in certain]
+            said = [_shown(row, metric) for row in certain]
             unsure = [row for row in rows if not shown(row)]
             if unsure:
-                said.append("no effect shown for " + ", ".join(map(_unsure, unsure)))
+                said.append(_unsure(unsure, metric))
             yield {
                 "setting": setting,
                 "against": against,
                 "slice": part,
                 "verdict": "shown" if certain else "no effect shown",
-                "text": f"{doing.rstrip(',')}, {SLICES[part]}: {label(metric)} {'; '.join(said)}",
+                "text": f"{doing}, {SLICES[part]}: {'; '.join(said)}",
             }
 
 
-def _shown(row: Mapping[str, Any]) -> str:
+def _shown(row: Mapping[str, Any], metric: str) -> str:
     rose = "rose" if row["difference"] > 0 else "fell"
-    return f"{rose} for {row['row']} by {number(abs(row['difference']), 4)} {_ends(row)}"
+    size = number(abs(row["difference"]), 4)
+    return f"{label(metric)} {rose} for {row['row']} by {size}, {_ends(row)}"
 
 
-def _unsure(row: Mapping[str, Any]) -> str:
-    value = number(row["difference"], 4, signed=True)
-    return f"{row['row']} ({value} {_ends(row)}, {_reach(row)})"
+def _unsure(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """No effect for these rows, the largest change among them, and what would have been seen."""
+    names = [str(row["row"]) for row in rows]
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    largest = max(rows, key=lambda row: abs(row["difference"]))
+    sizes = sorted(row["detectable"] or 0.0 for row in rows)
+    users = f"{largest['n_users']:,} customers"
+    if not sizes[-1]:
+        return f"no effect on {label(metric)} is shown for {listed} (the same for all {users})"
+    seen = dict.fromkeys(number(size, 4) for size in (sizes[0], sizes[-1]))
+    return (
+        f"no effect on {label(metric)} is shown for {listed} (largest change "
+        f"{number(largest['difference'], 4, signed=True)} {_ends(largest)} for {largest['row']}; "
+        f"{users} would show ±{' to ±'.join(seen)})"
+    )
 
 
 def _ends(row: Mapping[str, Any]) -> str:
-    estimate = Estimate(row["difference"], row["low"], row["high"])
-    return interval(estimate, 4, signed=True)
-
-
-def _reach(row: Mapping[str, Any]) -> str:
-    size = row["detectable"]
-    if not size:
-        return f"the same for all {row['n_users']:,} customers"
-    return f"{row['n_users']:,} customers would show ±{number(size, 4)}"
+    return interval(Estimate(row["difference"], row["low"], row["high"]), 4, signed=True)
 
 
 def _power(trial: Trial, differences: pl.DataFrame, metric: str) -> str:

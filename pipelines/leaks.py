@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from recsys.interactions import Interactions
     from recsys.splits import Split
 
-COPIED = 0.01
+COPIED = 0.05
 """Share of training articles whose caption repeats their own description, beyond the share among
-other articles (stock phrases coincide), above which it is a leak."""
+other articles (stock phrases coincide), above which it is a leak: so much of any difference between
+captions and descriptions it would hide."""
 STAMP = "LEAK"
 
 

@@ -140,7 +140,9 @@ def intervals(
             axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.set_xlabel(xlabel)
         if many:
-            _legend_above(axes, len(values))
+            # Beside long names of lines there is room for two series only.
+            wide = max(map(len, names)) > 16 and len(values) > 3
+            _legend_above(axes, 2 if wide else len(values))
     return out[0]
 
 

@@ -104,6 +104,7 @@ def _part(page: Page, found: _Found) -> dict[str, Any]:
         "stamp": record["stamp"],
         "power": record["power"],
         "sentences": record["sentences"],
+        "slice_names": SLICES,
         "notes": record["notes"],
         "split": found.split,
         "settings": page.table(_settings(found)),
