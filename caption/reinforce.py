@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Baseline = Literal["mean", "leave-one-out", "greedy"]
 Progress = Callable[[str, int, int], None]
 LOOKED_AT_ONCE = 64
+WHOLE = ("full", "decoder", "bridge", "lora", "ia3")
+"""Methods whose result is a whole captioner."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +135,12 @@ def reinforce(
     from caption.training_data import TrainingData, UpdateOrder
 
     report = progress or (lambda what, done, total: None)
-    _check(config)
+    _check(config, captioner)
     key = _key(captioner, train_set, validation_set, config)
     adaptation = adapt(captioner, config.adapt, seed=config.seed)
     shown = CaptionSet(validation_set.name, validation_set.examples[: config.evaluate_on])
     reading: dict[str, Any] = {
-        "encode": adaptation.encoder_frozen,
+        "encode": adaptation.encoder_frozen and captioner.cacheable,
         "limit": config.cache_gb * 1e9 / 2,
         "max_tokens": config.max_tokens,
         "workers": config.workers,
@@ -527,7 +529,20 @@ def _counted(labels: Sequence[int]) -> int:
     return sum(label != IGNORED for label in labels)
 
 
-def _check(config: ReinforceConfig) -> None:
+def _check(config: ReinforceConfig, captioner: Captioner) -> None:
+    from caption.bottleneck import is_attached
+
+    method = config.adapt.method
+    attached = any(is_attached(name) for name, _ in captioner.model.named_parameters())
+    if method not in WHOLE or captioner.quantize is not None or attached:
+        had = (
+            f"adapt.method is {method!r}" if method not in WHOLE else "this captioner carries some"
+        )
+        raise InputError(
+            "reinforcement saves whole captioners, which bottlenecks, prompts, prefixes and 4-bit "
+            f"weights cannot be folded into ({had}): start from one fine-tuned by lora, decoder "
+            f"or full, and reinforce by one of {', '.join(WHOLE)}"
+        )
     for name in ("steps", "batch_size", "accumulate", "max_tokens", "samples", "evaluate_on"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)}: expected at least 1")

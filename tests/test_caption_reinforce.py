@@ -17,6 +17,7 @@ from caption.monitor import MonitorConfig, Point, alarm, repetition
 from caption.records import CaptionExample, CaptionSet
 from caption.reinforce import ReinforceConfig, advantages, policy_loss, reinforce
 from caption.rewards import build_rewards, weighted_sum
+from tests.tiny import FAMILIES, tiny_captioner
 from tests.tiny_blip import draw_photos, make_blip
 
 QUICK = ReinforceConfig(
@@ -282,6 +283,29 @@ def test_a_hacked_reward_stops_the_run_and_its_weights_are_not_kept(
     assert result.best_step < result.steps
     kept = [p for p in result.history if p.split == "validation" and p.step == result.best_step]
     assert kept[0].reward == result.best_reward
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_is_reinforced(
+    family: str, made: tuple[Path, CaptionSet], tmp_path: Path
+) -> None:
+    folder = tiny_captioner(family, tmp_path / "tiny")
+    config = replace(QUICK, steps=2, batch_size=2, samples=2, adapt=AdaptConfig())
+    captioner = load_captioner(folder, device="cpu")
+    before = captioner.fingerprint()
+    result = reinforce(captioner, made[1], made[1], tmp_path / "out", config)
+    assert result.steps == 2
+    assert result.trainable < result.total
+    kept = load_captioner(tmp_path / "out" / "model", device="cpu").fingerprint()
+    assert (kept == before) == (result.best_step == 0)
+
+
+def test_what_cannot_be_saved_whole_is_refused(
+    made: tuple[Path, CaptionSet], tmp_path: Path
+) -> None:
+    config = replace(QUICK, adapt=AdaptConfig(method="prompt"))
+    with pytest.raises(InputError, match="adapt.method is 'prompt'"):
+        reinforce(load_captioner(made[0]), made[1], made[1], tmp_path, config)
 
 
 def test_settings_that_cannot_work(made: tuple[Path, CaptionSet], tmp_path: Path) -> None:
