@@ -50,8 +50,6 @@ def server_command(*, run: str, runs: Path, port: int, headless: bool) -> list[s
     options = {
         "server.address": ADDRESS,
         "server.port": port,
-        # Another site's page in the same browser can point its own name at 127.0.0.1.
-        "server.allowedHosts": f"[{ADDRESS!r}, 'localhost']",
         "server.headless": str(headless).lower(),
         "server.showEmailPrompt": "false",
         "server.maxUploadSize": UPLOAD_MB,
@@ -66,6 +64,8 @@ def server_command(*, run: str, runs: Path, port: int, headless: bool) -> list[s
         "theme.dark.primaryColor": "#7cc4f0",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
+    # Another site's page in the same browser can point its own name at 127.0.0.1.
+    flags += [f"--server.allowedHosts={host}" for host in (ADDRESS, "localhost")]
     script = str(Path(__file__).with_name("app_page.py"))
     return [
         *(sys.executable, "-m", "streamlit", "run", script, *flags),

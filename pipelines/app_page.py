@@ -125,8 +125,9 @@ def customer(explorer: Explorer) -> None:
     _purchases(explorer, before, "Nothing: a new customer.")
     st.header("Bought next")
     if explorer.cutoff is None:
-        st.info("This split has no one day that parts before from after.")
-    _purchases(explorer, later, "Nothing in the test weeks.")
+        st.info("This run's split has no one day that parts before from after.")
+    else:
+        _purchases(explorer, later, "Nothing in the test weeks.")
     st.header("Recommended, and why")
     names = {key: _row_name(*key) for key in lists}
     hits = {key: sum(i in next_ids for i in ids) for key, ids in lists.items()}
@@ -140,12 +141,12 @@ def customer(explorer: Explorer) -> None:
         _explained(explorer, chosen, user, lists[chosen], next_ids)
     st.header("All recommenders")
     for key, ids in lists.items():
-        st.subheader(names[key])
+        st.subheader(f"{names[key]}: {hits[key]} of {len(ids)} bought next")
         cards = [
             {**explorer.card(i, 112, "bought next" if i in next_ids else ""), "hit": i in next_ids}
             for i in ids
         ]
-        _html("strip", cards, f"Recommended by {names[key]}")
+        _html("row", cards, f"Recommended by {names[key]}")
 
 
 def rating(explorer: Explorer) -> None:
@@ -201,8 +202,7 @@ def rating(explorer: Explorer) -> None:
     }
     photo, form = st.columns([1, 2])
     with photo:
-        uri = explorer.photo(chosen, 360)
-        _html("strip", [{"photo": uri, "name": f"Article {chosen}"}], "The article's photo")
+        _html("picture", explorer.photo(chosen, 480), "Photo of the article to rate")
     keep = partial(_keep, explorer, rater, chosen, texts, kind, blinded)
     with form:
         _rating_form(order, texts, given, kind, blinded, f"{rater} {kind} {chosen}", keep)
@@ -316,8 +316,7 @@ def _own_photo(explorer: Explorer) -> None:
         except UnreadableImage as error:
             st.error(_plain(f"This photo can't be used: {error.reason}"))
             return
-        card = {"id": "", "name": upload.name, "kind": "your photo", "photo": data_uri(image, 360)}
-        _html("strip", [{**card, "name": clip(upload.name, 90)}], "Your photo")
+        _html("picture", data_uri(image, 360), "Your photo")
         st.header("What captioners say")
         text = ""
         for captioner in explorer.captioners():
