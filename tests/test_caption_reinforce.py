@@ -304,7 +304,7 @@ def test_what_cannot_be_saved_whole_is_refused(
     made: tuple[Path, CaptionSet], tmp_path: Path
 ) -> None:
     config = replace(QUICK, adapt=AdaptConfig(method="prompt"))
-    with pytest.raises(InputError, match="adapt.method is 'prompt'"):
+    with pytest.raises(InputError, match=r"adapt\.method is 'prompt'"):
         reinforce(load_captioner(made[0]), made[1], made[1], tmp_path, config)
 
 
