@@ -118,14 +118,32 @@ def training(page: Page) -> dict[str, Any] | None:
     )
     return {
         "table": page.table(table),
-        "figure": page.figure(
-            "learning-curve",
-            plots.learning_curve(losses, record.get("best_step")),
-            "Loss on training and validation articles while the captioner learned; the line marks "
-            "the kept checkpoint.",
-        ),
+        "figures": [
+            page.figure(
+                "learning-curve",
+                plots.learning_curve(losses, record.get("best_step")),
+                "Loss on training and validation articles while the captioner learned; the line "
+                "marks the kept checkpoint.",
+            ),
+            *_metric_curves(page),
+        ],
         "record": record,
     }
+
+
+def _metric_curves(page: Page) -> list[dict[str, str]]:
+    """Caption metrics of every evaluation; nothing where no captions were generated."""
+    path = page.run.workspace.stage_file("train-captioner", "metrics.csv")
+    if path is None:
+        return []
+    curves = {
+        label(str(metric)): (rows["step"].to_list(), rows["value"].to_list())
+        for (metric,), rows in pl.read_csv(path).group_by(["metric"], maintain_order=True)
+    }
+    best = page.results.record("train-captioner").get("best_step")
+    drawn = plots.learning_curve(curves, best, "score")
+    said = "Caption metrics on validation photos while the captioner learned."
+    return [page.figure("metric-curves", drawn, said)]
 
 
 def audit(page: Page) -> dict[str, Any] | None:

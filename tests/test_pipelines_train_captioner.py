@@ -172,6 +172,7 @@ def test_flickr_photos_from_training_to_report(shared: Path, small: Config, tmp_
     assert set(reasons) == {"the training part names less than two types"}
     assert not [line for line in said if "nan" in line.split()]
     assert "Learning curve" in page
+    assert "Caption metrics on validation photos" in page
     assert any("descriptions are longer than 12 tokens" in line for line in said)
 
 
