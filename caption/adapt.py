@@ -355,7 +355,13 @@ def _layers(captioner: Captioner, parts: Parts) -> list[str]:
     if not lists:
         return []
     name, longest = max(lists, key=lambda x: len(x[1]))
-    return [f"{parts.encoder}.{name}.{i}" for i in range(len(longest))]
+    count = len(longest)
+    read = getattr(captioner.model.config, "vision_feature_layer", None)
+    if read is not None:  # LLaVA reads an inner layer: those behind it would learn nothing
+        count = max(
+            x + count + 1 if x < 0 else x for x in ([read] if isinstance(read, int) else read)
+        )
+    return [f"{parts.encoder}.{name}.{i}" for i in range(count)]
 
 
 def _last_layers(captioner: Captioner, parts: Parts, n: int) -> list[str]:

@@ -482,14 +482,22 @@ def _from_hub(name: str) -> Path:
 
     checkpoint = CAPTIONERS.get(name, name)
     files = ["*.json", "*.txt", "*.jinja", "*.model", "*.safetensors"]
+
+    def fetch(**more: Any) -> Path:
+        folder = Path(snapshot_download(checkpoint, allow_patterns=files, **more))
+        if not any(folder.glob("*.safetensors")):  # older repositories; read as plain tensors only
+            files.append("pytorch_model*.bin*")
+            folder = Path(snapshot_download(checkpoint, allow_patterns=files, **more))
+        return folder
+
     try:
-        return Path(snapshot_download(checkpoint, allow_patterns=files, local_files_only=True))
+        return fetch(local_files_only=True)
     except OSError:
         pass  # not in the cache
     try:
         # Asked once and briefly: the download's own retries take the best part of a minute.
         get_session().head(constants.ENDPOINT, timeout=5)
-        return Path(snapshot_download(checkpoint, allow_patterns=files))
+        return fetch()
     except Exception as error:  # every HTTP library brings its own
         raise InputError(
             f"captioner {name!r} is the checkpoint {checkpoint} of the Hugging Face hub, which is "

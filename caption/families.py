@@ -310,7 +310,7 @@ class EncoderDecoderCaptioner(TextLike):
         and has to be learned: "full", or "decoder" where the encoder stays as it is.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
         from transformers import VisionEncoderDecoderModel as Network
 
         eyes = vision_tower(encoder)
@@ -318,9 +318,9 @@ class EncoderDecoderCaptioner(TextLike):
         tokenizer = AutoTokenizer.from_pretrained(decoder)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            text = AutoModelForCausalLM.from_pretrained(
-                decoder, is_decoder=True, add_cross_attention=True
-            )
+            config = AutoConfig.from_pretrained(decoder)
+            config.is_decoder = config.add_cross_attention = True
+            text = AutoModelForCausalLM.from_pretrained(decoder, config=config)
             model = Network(encoder=eyes, decoder=text)
         end = tokenizer.eos_token_id if tokenizer.sep_token is None else tokenizer.sep_token_id
         begin = first_token(tokenizer.cls_token_id, tokenizer.bos_token_id, end)

@@ -50,6 +50,8 @@ def _blip2(folder: Path, text: dict[str, Any], tokenizer: Any) -> None:
             "encoder_hidden_size": 32,
             "vocab_size": 20,
             "initializer_range": 0.05,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
         },
         text_config=text,
         num_query_tokens=4,
