@@ -192,6 +192,10 @@ class SplitConfig:
     """The part that is measured: choose settings on `validation`, report `test`."""
     drop_cold: Literal["no", "users", "items", "both"] = "no"
     """Leave test interactions of users or items that have none in training out of the measure."""
+    first: date | None = None
+    """Before splitting, leave out interactions before this day."""
+    last: date | None = None
+    """Before splitting, leave out interactions after this day."""
     core: Natural = 0
     """Before splitting, keep the k-core: every user has k items and every item k users."""
     min_user: Count = 1

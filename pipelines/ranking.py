@@ -100,6 +100,7 @@ def benchmark(
         + (f"|cold test {'users and items' if dropped == 'both' else dropped} left out")
         * (dropped != "no")
         + f"|kept:{kept}" * bool(kept)
+        + f"|dates:{how.first or ''}..{how.last or ''}" * bool(how.first or how.last)
     )
     record["protocol"] = protocol
     cutoff = None if split.cutoff is None else split.cutoff.isoformat()
@@ -126,9 +127,10 @@ def benchmark(
         own = (pl.Series(n, s.per_user) for n, s in scores.items() if s.per_user is not None)
         per_user.append(ids.with_columns(**_constants(about)).with_columns(*own))
         lists.append(_as_frame(about, ranked, split.train, users))
-        if row.note:
-            notes.append(row.note)
-            run.say(f"note: {row.note}")
+        for note in (row.note, _recall(row)):
+            if note:
+                notes.append(note)
+                run.say(f"note: {note}")
     record["notes"] = notes
     user_metrics = pl.concat(per_user)
     write_table(folder / "recommendations.parquet", pl.concat(lists))
@@ -136,6 +138,16 @@ def benchmark(
     write_table(folder / "slices.csv", pl.DataFrame(slices, schema=SLICES))
     write_table(folder / "differences.csv", _differences(user_metrics, config, run.config.seed))
     write_table(folder / "metrics.csv", pl.DataFrame(metrics, schema=METRICS))
+
+
+def _recall(row: Row) -> str:
+    """What an approximate search of the row found of the exact lists; "" of an exact one."""
+    index = getattr(row.recommender, "index", None)
+    found = "; ".join(
+        f"{method} found {share:.1%} of the exact lists of a sample of customers"
+        for method, share in getattr(index, "recall", {}).items()
+    )
+    return found and f"{row.label}: the search is approximate: {found}"
 
 
 def measured_part(split: Split, config: RecommendConfig) -> Split:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from recsys.interactions import Interactions
     from recsys.splits import Split
 
-FILTER = "recommend.split.core, min_user and min_item"
+LARGE = 200e6
+"""Bytes of memory above which it is said beforehand what reading takes."""
+FILTER = "recommend.split.first, last, core, min_user and min_item"
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def recommend(
         result = stage.path("metrics.csv")
         if not stage.reused:
             catalog = run.catalog(purchases=False)
+            _say_memory([run.data / "transactions_train.csv"], run.say)
             bought, findings = read_purchases(catalog, drop_bad_rows=run.config.data.drop_bad_rows)
             for finding in findings:
                 run.say(f"note: {finding}")
@@ -191,6 +195,7 @@ def recommend_files(
             f"splitting by time ({settings.split.method}) needs the time of each interaction: name "
             "its column with --time, or give --set recommend.split.method=random"
         )
+    _say_memory(list(given.values()), say)
     parts = {name: _read(path, columns) for name, path in given.items()}
     if "interactions" in parts:
         split = _split(parts["interactions"], settings, run, items=True)
@@ -239,13 +244,32 @@ def _chosen(
 def _plain(config: RecommendConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     found = asdict(config)
-    cutoff = config.split.cutoff
-    found["split"]["cutoff"] = None if cutoff is None else cutoff.isoformat()
+    split = found["split"]
+    for name in ("cutoff", "first", "last"):
+        split[name] = None if split[name] is None else split[name].isoformat()
     return found
 
 
 def _diverse(config: RecommendConfig) -> bool:
     return "diversity" in config.metrics
+
+
+def _say_memory(paths: Sequence[Path], say: Callable[[str], None]) -> None:
+    """What reading large files will take, before an hour is spent on finding out."""
+    import psutil
+
+    from recsys.readers import memory_needed
+
+    need = sum(memory_needed(path) for path in paths if path.is_file())
+    free = psutil.virtual_memory().available
+    said = f"reading the interactions needs {need / 1e9:,.1f} GB of memory; {free / 1e9:,.1f} GB"
+    if need > free:
+        raise InputError(
+            f"{said} are free: give plain text without quotes, which takes a fifth of a table's, "
+            "fewer rows, or a machine with more memory"
+        )
+    if need > LARGE:
+        say(f"{said} are free")
 
 
 def _read(path: Path, columns: Columns) -> Interactions:
@@ -278,6 +302,15 @@ def _split(found: Interactions, config: RecommendConfig, run: Run, *, items: boo
     from recsys import splits
 
     how = config.split
+    if _dated(config):
+        end = None if how.last is None else how.last + timedelta(days=1)
+        found = found.between(how.first, end)
+        if not found.n_events:
+            raise InputError(
+                f"no interaction is left between recommend.split.first ({how.first}) and last "
+                f"({how.last}): choose days that the interactions have"
+            )
+        found = found.without_empty(items=items)
     if _filters(config):
         if how.core:
             found = found.k_core(how.core)
@@ -304,13 +337,17 @@ def _split(found: Interactions, config: RecommendConfig, run: Run, *, items: boo
 def _fixed(parts: dict[str, Interactions], config: RecommendConfig, run: Run) -> Split:
     from recsys.splits import split_fixed
 
-    if _filters(config):
+    if _filters(config) or _dated(config):
         raise InputError(
             f"--train and --test are taken as they are: {FILTER} filter before splitting, so they "
             "go with --interactions"
         )
     split = split_fixed(parts["train"], parts["test"], parts.get("validation"))
     return _reported(split, config, run)
+
+
+def _dated(config: RecommendConfig) -> bool:
+    return config.split.first is not None or config.split.last is not None
 
 
 def _filters(config: RecommendConfig) -> bool:

@@ -11,8 +11,12 @@ from click.testing import CliRunner, Result
 
 from pipelines.cli import main
 from pipelines.config import EVERY_ROW, load_config
+from pipelines.ranking import NO_TEXT, Row, _recall
 from pipelines.recommend import Columns, recommend_files
 from pipelines.rows import CONTENT_ROWS
+from recsys import readers
+from recsys.recommenders import MostPop
+from recsys.recommenders.content import ContentRecommender
 
 DAY = 86_400
 
@@ -158,6 +162,59 @@ def test_splits(table: Path, tmp_path: Path, settings: list[str], users: int | N
         else None if "method" in settings[0] or "measure" in settings[-1]
         else "1970-01-13T00:00:00"
     )  # fmt: skip
+
+
+def test_memory_is_said_before_a_large_file_is_read(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ("recommend", "--interactions", table, "--time=time", "--model=mostpop")
+    monkeypatch.setattr(readers, "BYTES_A_ROW", 10**8)
+    done = fcr(*call, "--out", tmp_path / "said")
+    assert done.output.startswith("reading the interactions needs 1.1 GB of memory; ")
+    monkeypatch.setattr(readers, "BYTES_A_ROW", 10**14)
+    assert "needs 1,100,000.0 GB of memory" in fails(*call, "--out", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "users"),
+    [
+        # From day 12 on only u2 has two events; until day 19 the last 8 days hold u3's and u1's.
+        (["recommend.split.first=1970-01-13", "recommend.split.method=leave-last-out"], 1),
+        (["recommend.split.last=1970-01-20", "recommend.test_days=8"], 2),
+    ],
+)
+def test_days_are_chosen_before_splitting(
+    table: Path, tmp_path: Path, settings: list[str], users: int
+) -> None:
+    more = [f"--set={setting}" for setting in settings]
+    out = tmp_path / "out"
+    done = fcr(
+        "recommend", "--interactions", table, "--time=time", "--model=mostpop", "--out", out, *more
+    )
+    assert done.exit_code == 0, done.output
+    split = json.loads((out / "split.json").read_text())
+    assert split["test_users"] == users
+    assert split["dropped"]["outside the dates asked for"] > 0
+    assert "dates:" in pl.read_csv(out / "metrics.csv")["signature"][0]
+
+
+def test_days_that_nobody_bought_on(table: Path, tmp_path: Path) -> None:
+    call = ("recommend", "--interactions", table, "--time=time", "--out", tmp_path / "out")
+    assert "recommend.split.first (1980-01-01)" in fails(
+        *call, "--set=recommend.split.first=1980-01-01"
+    )
+
+
+def test_the_recall_of_an_approximate_search_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((700, 8)).astype(np.float32)
+    content = ContentRecommender(vectors, method="hnsw")
+    content.index.top_k(content.vectors[:50], 5, method="hnsw")
+    said = _recall(Row("sbert", "original", content))
+    assert said.startswith("sbert (original): the search is approximate: hnsw found ")
+    assert _recall(Row("sbert", "original", ContentRecommender(vectors))) == ""
+    assert _recall(Row("mostpop", NO_TEXT, MostPop())) == ""
 
 
 def test_files_split_elsewhere_without_a_header(tmp_path: Path) -> None:
