@@ -271,8 +271,11 @@ class Captioner(ABC):
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Recompute activations in the backward pass (less memory, about a third more time)."""
-        if not on:
-            self.model.gradient_checkpointing_disable()
+        kind = (
+            "activation" if hasattr(self.model, "activation_checkpointing_enable") else "gradient"
+        )
+        if not on:  # transformers renamed it
+            getattr(self.model, f"{kind}_checkpointing_disable")()
             return
         if getattr(getattr(self.model, "virtual_tokens", None), "prefix", None) is not None:
             raise InputError(
@@ -281,7 +284,7 @@ class Captioner(ABC):
             )
         if not self.model.supports_gradient_checkpointing:
             raise InputError(f"{self.name}: {type(self.model).__name__} can't checkpoint gradients")
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        getattr(self.model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load_captioner` reads; safetensors; replaces an older one whole.
