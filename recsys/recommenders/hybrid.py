@@ -269,10 +269,11 @@ class ContentToALS(Recommender):
     def explain(self, user_idx: int, item_idx: int, *, n: int = 5) -> list[Reason]:
         """What each bought item added to the score.
 
-        With Y the item factors of ALS and c_i = alpha r_ui, as implicit takes it, a user's factors
-        solve (Y'Y + Y'(C - I)Y + regularization I) x = sum of c_i y_i over the bought items i, to
-        which Y'(C - I)Y is restricted (Hu et al., 2008), so the score is a sum over them. ALS stops near that solution: the weights add up to
-        the score but for what another iteration would change.
+        With Y the item factors of ALS and c_i = alpha r_ui (as implicit takes it) for the bought
+        items i, a user's factors x solve (Y'Y + sum of (c_i - 1) y_i y_i' + regularization I) x =
+        sum of c_i y_i (Hu et al., 2008), so the score is a sum over the bought items. ALS stops
+        near that solution: the weights add up to the score but for what more iterations would
+        change.
         """
         train = self.fitted()
         row = slice(int(train.indptr[user_idx]), int(train.indptr[user_idx + 1]))

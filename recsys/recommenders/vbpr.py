@@ -222,11 +222,13 @@ class _Learner:
         import torch
 
         model, f = self.model, self.model.factors
-        u = self.users.values[users]  # (B, f + d): gamma, theta
-        i, j = self.items.values[items], self.items.values[others]  # (B, f + 1): gamma, b
+        u = self.users.values.index_select(0, users)  # (B, f + d): gamma, theta
+        i = self.items.values.index_select(0, items)  # (B, f + 1): gamma, b
+        j = self.items.values.index_select(0, others)
         gamma, theta = u[:, :f], u[:, f:]
         apart = i - j
-        features = self.features[items] - self.features[others]  # (B, dim)
+        features = self.features.index_select(0, items)  # (B, dim)
+        features -= self.features.index_select(0, others)
         weights = self.projection.values
         seen = self.project(features)  # (B, d)
         score = (gamma * apart[:, :f]).sum(1) + apart[:, f]
@@ -315,7 +317,7 @@ class _Rows:
             rows, inverse = torch.unique(rows, return_inverse=True)
             empty = gradients.new_zeros((rows.numel(), gradients.shape[1]))
             gradients = empty.index_add_(0, inverse, gradients)
-            first, second = first[rows], second[rows]
+            first, second = first.index_select(0, rows), second.index_select(0, rows)
         first.mul_(_BETAS[0]).add_(gradients, alpha=1 - _BETAS[0])
         second.mul_(_BETAS[1]).addcmul_(gradients, gradients, value=1 - _BETAS[1])
         scale = (1 - _BETAS[1] ** self.steps) ** 0.5
@@ -325,7 +327,8 @@ class _Rows:
             self.values.add_(change, alpha=size)
             return
         self.values.index_add_(0, rows, change, alpha=size)
-        self.moments[0][rows], self.moments[1][rows] = first, second
+        self.moments[0].index_copy_(0, rows, first)
+        self.moments[1].index_copy_(0, rows, second)
 
 
 def sample_negatives(
