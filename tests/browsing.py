@@ -69,7 +69,7 @@ def hostile_run(base: Path) -> tuple[Path, str]:
 def chromium() -> Iterator[Any]:
     """A headless Chromium, or a skip that says what is missing."""
     api = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright: pip install '.[dev]'"
+        "playwright.sync_api", reason="needs playwright (extra `dev`)")
     )
     path = os.environ.get("FCR_CHROMIUM") or shutil.which("chromium")
     if path is None:

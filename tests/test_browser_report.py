@@ -108,7 +108,7 @@ def test_nothing_sticks_out_of_a_narrow_screen(browser: Any, report: Path, width
 def test_everything_but_sorting_works_without_scripts(browser: Any, report: Path) -> None:
     with_scripts = opened(browser, report)
     without = opened(browser, report, java_script_enabled=False)
-    whole = {row for row in with_scripts.page.locator("tbody tr").all_inner_texts()}
+    whole = set(with_scripts.page.locator("tbody tr").all_inner_texts())
     assert set(without.page.locator("tbody tr").all_inner_texts()) == whole
     assert without.page.locator("img").count() == with_scripts.page.locator("img").count()
     assert without.page.locator("th button").count() == 0
