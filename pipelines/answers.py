@@ -266,7 +266,10 @@ def _pairs(columns: _Columns, tests: int) -> Iterator[dict[str, Any]]:
             control = columns.of(against, part, metric)
             if treatment is None or control is None:
                 continue
-            found = columns.resampled.difference(treatment, control, tests=tests)
+            placebo = {setting, against} in ({"caption", "shuffled"}, {"fill", "shuffled-fill"})
+            found = columns.resampled.difference(
+                treatment, control, tests=tests, exchangeable=placebo
+            )
             yield {
                 **_about(line),
                 "setting": setting,

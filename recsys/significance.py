@@ -161,7 +161,7 @@ class Resampled:
 
     def difference(
         self, treatment: Sequence[int], control: Sequence[int] | None, *, level: float = 0.95,
-        tests: int = 1,
+        tests: int = 1, exchangeable: bool = False,
     ) -> SeededDifference:  # fmt: skip
         """Mean of treatment - control over the users that have both, and over seeds.
 
@@ -177,6 +177,9 @@ class Resampled:
             level: coverage of the interval.
             tests: comparisons that are corrected together; `detectable` is at level
                 1 - (1 - level) / tests.
+            exchangeable: the side with a single column is, without an effect, one more draw of what
+                the other side draws by seed (texts against texts of other items): it has the
+                seeds' variance too, and once more undivided.
         """
         from scipy.stats import norm
 
@@ -201,13 +204,15 @@ class Resampled:
         estimate = float(own.mean())
         variance = float(own.var(ddof=1)) / n if n > 1 else nan
         between = _seed_variance(each)
+        alone = 1.0 if exchangeable and min(map(len, sides)) < seeds else 0.0
+        drawn = between * (alone + 1 / seeds) if seeds > 1 else 0.0
         if seeds > 1 and between > 0:
             rng = np.random.default_rng([self.seed, seeds])
-            means = means + rng.standard_t(seeds - 1, len(means)) * (between / seeds) ** 0.5
+            means = means + rng.standard_t(seeds - 1, len(means)) * math.sqrt(drawn)
         low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
         tolerance = 1e-12 * max(float(np.abs(each).max()), 1e-300)
         extreme = int((np.abs(means - estimate) >= abs(estimate) - tolerance).sum())
-        error = math.sqrt(variance + (between / seeds if seeds > 1 else 0.0))
+        error = math.sqrt(variance + drawn)
         return SeededDifference(
             estimate,
             float(low),

@@ -131,6 +131,22 @@ def test_variance_between_seeds_by_hand():
     assert resampled.difference([0, 1], [2], tests=10).detectable > found.detectable
 
 
+def test_a_placebo_is_one_more_draw():
+    """Texts that do nothing against eight draws of such texts: chance must not look like an effect
+    although the one draw moves all users alike."""
+    rng = np.random.default_rng(6)
+    alarms = plain = 0
+    for trial in range(200):
+        users, draws = rng.normal(0, 1, (150, 1)), rng.normal(0, 0.2, (1, 9))
+        values = users + draws + rng.normal(0, 0.5, (150, 9))
+        resampled = Resampled(values, seed=trial, n_resamples=400)
+        sides = [0], range(1, 9)
+        alarms += resampled.difference(*sides, exchangeable=True).p_value < 0.05
+        plain += resampled.difference(*sides).p_value < 0.05
+    assert alarms / 200 < 0.09
+    assert plain / 200 > 0.2
+
+
 def test_intervals_over_users_and_seeds_hold_the_truth():
     """Coverage where seeds move everybody alike: users alone would hold it far too rarely."""
     rng = np.random.default_rng(5)
