@@ -32,6 +32,9 @@ _BLOCK_BYTES = 96 << 20
 stay a minor part of memory (it is allocated once and reused)."""
 _SMALL = 2e9
 """Multiplications below which float32 is quick enough and torch need not be imported."""
+_LARGE = 3e10
+"""Multiplications from which on it pays to look for leading directions, which takes half a second
+of processor time itself."""
 _CAP = 4096
 """Items scored again per row after a bf16 product; beyond it a float32 product is cheaper."""
 _HALF = 0.45
@@ -128,15 +131,17 @@ class ItemIndex:
             self._search_faiss(task, method)
             self._measure_recall(task, method)
             return ids, scores
-        small = n * self.groups.size * queries.shape[1] < _SMALL
+        work = n * self.groups.size * queries.shape[1]
+        large = work >= _LARGE or "reduction" in self._indexes
         if method == "auto" and not gpu:
-            method = "bf16" if not small and self._half_is_better(task) else "fp32"
+            half = work >= _SMALL and bf16_pays()
+            method = "bf16" if half and not (large and self._beats_half(task)) else "fp32"
         left = np.arange(n)
         if method == "bf16":
             left = self._search_bf16(task)
         elif method in ("auto", "faiss"):
             left = self._search_faiss(task, "gpu" if gpu else "flat")
-        elif not small:
+        elif large:
             left = self._search_reduced(task)
         self._search_fp32(task, left)
         return ids, scores
@@ -203,12 +208,10 @@ class ItemIndex:
         found: Reduction | None = self._indexes["reduction"]
         return found
 
-    def _half_is_better(self, task: Task) -> bool:
-        """Where bf16 pays it halves the cost; a reduction may do better still."""
-        if not bf16_pays():
-            return False
+    def _beats_half(self, task: Task) -> bool:
+        """Whether the reduction saves more than bf16 does."""
         reduction = self._reduced(task)
-        return reduction is None or reduction.share > _HALF
+        return reduction is not None and reduction.share < _HALF
 
     def _index(self, name: str) -> Any:
         if name not in self._indexes:

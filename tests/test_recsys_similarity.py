@@ -106,7 +106,7 @@ def test_fewer_dimensions_give_the_lists_of_all(power, monkeypatch):
     exclude = sparse.csr_matrix(bought > 0)
     candidates = rng.random(3000) < 0.9
     full = top_k(queries, items, 12, exclude=exclude, candidates=candidates, method="fp32")
-    monkeypatch.setattr(similarity, "_SMALL", 0)
+    monkeypatch.setattr(similarity, "_LARGE", 0)
     for threads in ("1", "3"):
         monkeypatch.setenv("NUMBA_NUM_THREADS", threads)
         index = similarity.ItemIndex(items, candidates)
@@ -116,8 +116,30 @@ def test_fewer_dimensions_give_the_lists_of_all(power, monkeypatch):
         np.testing.assert_array_equal(found[1], full[1])
 
 
-def test_flat_spectra_are_not_reduced(monkeypatch):
+@pytest.mark.parametrize(("power", "half"), [(0.3, True), (2.0, False)])
+def test_auto_takes_the_cheaper_of_bf16_and_fewer_dimensions(power, half, monkeypatch):
+    rng = np.random.default_rng(13)
+    items = spread(rng, 4000, 128, power)
+    queries = spread(rng, 40, 128, power)
+    used = []
+    for name in ("_search_bf16", "_search_reduced"):
+        search = getattr(similarity.ItemIndex, name)
+
+        def record(index, task, name=name, search=search):
+            used.append(name)
+            return search(index, task)
+
+        monkeypatch.setattr(similarity.ItemIndex, name, record)
+    monkeypatch.setattr(similarity, "bf16_pays", lambda: True)
+    monkeypatch.setattr(similarity, "_LARGE", 0)
     monkeypatch.setattr(similarity, "_SMALL", 0)
+    ids, _ = top_k(queries, items, 6)
+    assert used == ["_search_bf16" if half else "_search_reduced"]
+    np.testing.assert_array_equal(ids, top_k(queries, items, 6, method="faiss")[0])
+
+
+def test_flat_spectra_are_not_reduced(monkeypatch):
+    monkeypatch.setattr(similarity, "_LARGE", 0)
     rng = np.random.default_rng(12)
     index = similarity.ItemIndex(rng.standard_normal((2000, 64)).astype(np.float32))
     queries = rng.standard_normal((9, 64)).astype(np.float32)
