@@ -68,9 +68,7 @@ def hostile_run(base: Path) -> tuple[Path, str]:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A headless Chromium, or a skip that says what is missing."""
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="needs playwright (extra `dev`)")
-    )
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra `dev`)")
     path = os.environ.get("FCR_CHROMIUM") or shutil.which("chromium")
     if path is None:
         pytest.skip("needs Chromium: install Debian's, or name one in FCR_CHROMIUM")
