@@ -555,7 +555,7 @@ def _check(config: ReinforceConfig, captioner: Captioner) -> None:
         )
     if not config.policy_weight and not config.mle_weight:
         raise InputError("policy_weight and mle_weight are both 0: there is nothing to learn from")
-    if config.policy_weight and config.baseline != "greedy":
+    if config.baseline != "greedy":
         advantages(np.zeros((1, config.samples)), config.baseline)
 
 

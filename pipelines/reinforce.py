@@ -20,14 +20,14 @@ from pipelines.catalog import fingerprints
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import fine_tuned, known_parts
-from pipelines.workspace import write_json, write_table
+from pipelines.workspace import read_json, write_json, write_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from caption.captioners import Captioner
     from caption.records import CaptionExample, CaptionSet
-    from caption.reinforce import ReinforceConfig
+    from caption.reinforce import ReinforceConfig, ReinforceResult
 
 STAGE = "reinforce-captioner"
 START, CONTROL, REINFORCED = "fine-tuned", "mle-control", "reinforced"
@@ -46,6 +46,7 @@ def reinforce_captioner(run: Run) -> Path:
     Raises:
         InputError: no fine-tuned captioner, a setting that cannot work.
     """
+    from caption.captioners import load_captioner
     from caption.reinforce import reinforce
 
     trained = run.workspace.manifest(TRAIN)
@@ -73,6 +74,7 @@ def reinforce_captioner(run: Run) -> Path:
             for line in stage.record["lines"]:
                 run.say(line)
             return stage.path("model")
+        watching = _clip(run, clip, config)
         catalog = run.catalog(purchases=False)
         parts = known_parts(run, catalog)
         train, validation, test = (parts.by_split(p) for p in ("train", "validation", "test"))
@@ -81,30 +83,37 @@ def reinforce_captioner(run: Run) -> Path:
             f"reinforcing on {len(train):,} articles: {config.steps} steps of {config.batch_size} "
             f"photos, {config.samples} captions each, reward {paid}"
         )
-        results = {}
-        for name, folder, own in (
-            (CONTROL, stage.path("control"), replace(config, policy_weight=0.0, mle_weight=1.0)),
-            (REINFORCED, stage.folder, config),
-        ):
-            captioner = _start(run)
+
+        def go_on(folder: Path, config: ReinforceConfig) -> ReinforceResult:
             with run.progress() as progress:
-                results[name] = reinforce(
-                    captioner,
+                return reinforce(
+                    _start(run),
                     train,
                     validation,
                     folder,
-                    own,
+                    config,
                     articles=catalog.articles,
-                    clip=clip,
+                    clip=watching,
                     progress=progress,
                 )
-            _describe(run, captioner, name, test, stage.folder)
+
+        control = stage.path("control")
+        # A call killed later on finds the control finished.
+        if read_json(control / "finished.json") != {"key": stage.key}:
+            go_on(control, replace(config, policy_weight=0.0, mle_weight=1.0))
+            write_json(control / "finished.json", {"key": stage.key})
+        result = go_on(stage.folder, config)
+        if result.resumed_from:
+            run.say(f"went on from step {result.resumed_from} of an interrupted run")
+        loading = trained["record"].get("loading", {})
         _describe(run, _start(run), START, test, stage.folder)
+        for name, folder in ((CONTROL, control), (REINFORCED, stage.folder)):
+            captioner = load_captioner(folder / "model", **loading)
+            _describe(run, captioner, name, test, stage.folder)
         said = _gather(stage.folder)
         write_table(stage.path("captions.parquet"), said)
-        comparison = _compare(run, said, train, test, catalog.articles, clip, config)
+        comparison = _compare(run, said, train, test, catalog.articles, watching, config)
         write_json(stage.path("comparison.json"), comparison)
-        result = results[REINFORCED]
         lines = [
             *(f"warning: the monitor says: {said}" for said in result.alarms),
             *([f"warning: stopped early: {result.stopped}"] if result.stopped else []),
@@ -112,6 +121,7 @@ def reinforce_captioner(run: Run) -> Path:
         ]
         stage.record.update(
             lines=lines,
+            loading=loading,
             trainable=result.trainable,
             total=result.total,
             steps=result.steps,
@@ -141,7 +151,23 @@ def reinforced(run: Run) -> Captioner | None:
     for name in manifest["files"]:
         if name.startswith("model/"):
             run.workspace.stage_file(STAGE, name)
-    return load_captioner(run.folder / STAGE / "model")
+    loading = manifest["record"].get("loading", {})
+    return load_captioner(run.folder / STAGE / "model", **loading)
+
+
+def _clip(run: Run, name: str, config: ReinforceConfig) -> str | None:
+    """The CLIP that watches; None, and said so, where it can't be had and no reward asks it."""
+    from caption.metrics.clipscore import load_clip
+
+    try:
+        load_clip(name)
+    except OSError as error:
+        said = str(error).splitlines()[0]
+        if "clipscore" in config.rewards:
+            raise InputError(f"reward clipscore: CLIP {name} can't be loaded ({said})") from error
+        run.say(f"note: the monitor does without CLIPScore: {name} can't be loaded ({said})")
+        return None
+    return name
 
 
 def _start(run: Run) -> Captioner:
@@ -187,7 +213,7 @@ def _compare(
     train: CaptionSet,
     test: CaptionSet,
     articles: pl.DataFrame,
-    clip: str,
+    clip: str | None,
     config: ReinforceConfig,
 ) -> dict[str, Any]:
     """Every measure of every captioner, and its differences, article by article."""
@@ -234,7 +260,7 @@ def _measures(
     examples: Sequence[CaptionExample],
     train: CaptionSet,
     articles: pl.DataFrame,
-    clip: str,
+    clip: str | None,
     config: ReinforceConfig,
 ) -> dict[str, NDArray[np.float64]]:
     """Measure -> float64 (n,): the reward and its parts, what it left out, the audit's verdicts."""
@@ -242,7 +268,7 @@ def _measures(
     from caption.rewards import build_rewards, weighted_sum
     from caption.vocabulary import FIELDS
 
-    names = dict.fromkeys((*config.rewards, "cider-d", "clipscore"))
+    names = dict.fromkeys((*config.rewards, "cider-d", *(["clipscore"] if clip else [])))
     rewards = build_rewards(
         list(names), examples, train.examples, articles=articles, clip=clip,
         min_count=config.min_count,
