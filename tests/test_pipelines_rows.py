@@ -55,14 +55,6 @@ def test_rows_over_encoders_make_a_table(tmp_path: Path) -> None:
     assert "articles have no vector and are never recommended by this row" in done.output
     again = fcr(tmp_path, *models, *chosen)
     assert "reused" in again.output
-    # Blended rows read the text settings of their parts.
-    done = fcr(
-        tmp_path, "--model=blend", "--set=recommend.parameters.blend.parts=[vbpr, mostpop]",
-        "--set=recommend.parameters.vbpr.encoder=sbert",
-    )  # fmt: skip
-    assert done.exit_code == 0, done.output
-    table = pl.read_csv(tmp_path / "runs" / "demo" / "recommend" / "metrics.csv")
-    assert set(table["setting"]) == {"original"}
 
 
 def test_what_an_encoder_reads() -> None:
@@ -76,6 +68,9 @@ def test_what_an_encoder_reads() -> None:
     assert not reads_text("vbpr", photo)
     assert reads_text("vbpr", RecommendConfig())  # ResNet and sentence encoder
     assert not reads_text("als", photo)
+    blended = {"blend": {"parts": ["vbpr", "mostpop"]}}
+    assert reads_text("blend", RecommendConfig(parameters=blended))
+    assert not reads_text("blend", RecommendConfig(parameters={**blended, **photo.parameters}))
 
 
 def test_parameters_of_a_row_over_vectors() -> None:
