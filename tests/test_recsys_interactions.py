@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys import InputError, readers
 from recsys.interactions import Interactions, read_times
-from recsys.readers import read_interactions
+from recsys.readers import memory_needed, read_interactions, read_plain
 
 EVENTS = pl.DataFrame(
     {
@@ -358,3 +358,29 @@ def test_real_files_read_like_polars(shared: Path) -> None:
     path = shared / "recsys" / "ml-100k" / "ml-100k.inter"
     found = read_interactions(path, time="timestamp")
     assert (found.n_users, found.n_items, found.n_pairs) == (943, 1682, 100_000)
+
+
+def test_memory_is_reckoned_by_rows(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user_id": ["a"] * 500, "item_id": ["b"] * 500})
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_csv(tmp_path / "quoted.csv", quote_style="always")
+    (tmp_path / "broken.parquet").write_text("no table")
+    found = {p.name: memory_needed(p) for p in tmp_path.iterdir()}
+    assert found == {
+        "t.parquet": 500 * 220, "quoted.csv": 501 * 220, "t.csv": 501 * 40, "broken.parquet": 0,
+    }  # fmt: skip
+
+
+def test_the_plain_reader_leaves_the_rest_to_others(tmp_path: Path) -> None:
+    roles = {"user": "user_id", "item": "item_id", "time": "day"}
+    path = tmp_path / "t.csv"
+    path.write_text("user_id,item_id,day\nu,b,2020-01-02\nu,a,2020-01-01\n")
+    found = read_plain(path, **roles)
+    assert found is not None
+    assert found.item_ids.gather(found.event_items).to_list() == ["a", "b"]
+    path.write_text('user_id,item_id,day\nu,"b",2020-01-02\n')
+    assert read_plain(path, **roles) is None
+    with pytest.raises(InputError, match="no column 'day'"):
+        path.write_text("user_id,item_id\nu,b\n")
+        read_plain(path, **roles)
