@@ -11,6 +11,7 @@ all run to --max-new-tokens. Prints one JSON line.
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
@@ -115,19 +117,12 @@ def _plain(captioner: Any, paths: list[Path], args: argparse.Namespace) -> list[
 
 
 def _photos(folder: Path, n: int) -> list[tuple[str, Path]]:
-    """Photos of H&M's usual thumbnail size; no two alike."""
-    import numpy as np
-    from PIL import Image
+    """Photos of a drawn catalogue."""
+    from pipelines.drawing import write_catalogue
 
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    items = []
-    for number in range(n):
-        coarse = rng.integers(0, 256, (6, 4, 3), dtype=np.uint8)
-        path = folder / f"{number:010d}.jpg"
-        Image.fromarray(coarse).resize((128, 192)).save(path, quality=90)
-        items.append((path.stem, path))
-    return items
+    write_catalogue(folder, n + n // 2, seed=0)
+    paths = sorted((folder / "images").rglob("*.jpg"))[:n]
+    return [(path.stem, path) for path in paths]
 
 
 def _base(folder: Path) -> Path:
