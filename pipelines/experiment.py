@@ -433,7 +433,9 @@ def _prepare(
         rows = [at[i] for i in split.train.item_ids]
         trial = _reordered(trial, rows)
     trial.purchases = int(everything.n_events)
-    checks = _audit(run, catalog, trial, everything, captions_file)
+    # The day on which the data begin is the protocol's; who is new is judged from there.
+    known = _chosen(everything, replace(config, last=None, earliest=0), run)
+    checks = _audit(run, catalog, trial, known, captions_file)
     return trial, catalog, checks
 
 

@@ -166,8 +166,8 @@ def future_purchases(split: Split, *, captions_file: str = "") -> Check:
     moment = split.train.dates(np.array([first]))[0]
     said = (
         f"{late:,} of {split.train.n_events:,} training purchases were made on or after {moment}, "
-        f"the day of the first test purchase ({split.report.method}): recommenders, popularity and "
-        "profiles know other people's future"
+        f"the day of the first test purchase (split: {split.report.method}): recommenders, "
+        "popularity and profiles know other people's future"
         if late
         else f"every training purchase lies before {moment}, and nothing here sees another"
     )
@@ -181,8 +181,8 @@ def cold_articles(split: Split, everything: Interactions) -> Check:
 
     Args:
         split: its training part says which articles are cold.
-        everything: all purchases of the data, before any sampling, filter or validation part, with
-            the same items.
+        everything: all purchases from the protocol's first day on, before any sampling, filter or
+            validation part, with the same items.
     """
     name, question = "cold articles", "Was nobody able to have bought the cold articles?"
     cold = (split.train.item_counts == 0) & (split.test.item_counts > 0)
