@@ -30,13 +30,17 @@ def copy_nearest(
     train_texts: Sequence[str],
     query_vectors: ArrayLike,
     query_ids: Sequence[str],
+    *,
+    barred: Sequence[Sequence[int]] | None = None,
 ) -> dict[str, str]:
     """The text of the training photo with the highest cosine to each query photo.
 
     `train_vectors` (n_train, dim) and `query_vectors` (n_query, dim) are image embeddings of any
-    scale. Raises `InputError` on shapes that do not fit together and on values that are not finite.
+    scale; `barred` names for each query the training rows it may not copy, such as its own. Raises
+    `InputError` on shapes that do not fit together, on values that are not finite, and where every
+    row is barred.
     """
-    nearest = neighbours(train_vectors, train_texts, query_vectors, query_ids, 1)
+    nearest = neighbours(train_vectors, train_texts, query_vectors, query_ids, 1, barred=barred)
     return {item: train_texts[row[0]] for item, row in zip(query_ids, nearest, strict=True)}
 
 
@@ -47,6 +51,7 @@ def consensus(
     query_ids: Sequence[str],
     n: int = 20,
     *,
+    barred: Sequence[Sequence[int]] | None = None,
     tokenizer: TokenizerName = "auto",
 ) -> dict[str, str]:
     """The text among the `n` nearest photos' with the highest mean CIDEr-D against the others.
@@ -58,7 +63,7 @@ def consensus(
     from caption.metrics.ngrams import DocumentFrequencies
     from caption.metrics.tokenizer import tokenize
 
-    nearest = neighbours(train_vectors, train_texts, query_vectors, query_ids, n)
+    nearest = neighbours(train_vectors, train_texts, query_vectors, query_ids, n, barred=barred)
     n = nearest.shape[1]
     tokens, _ = tokenize(train_texts, tokenizer)
     df = DocumentFrequencies.of([[text] for text in tokens])
@@ -87,8 +92,13 @@ def neighbours(
     query_vectors: ArrayLike,
     query_ids: Sequence[str],
     n: int,
+    *,
+    barred: Sequence[Sequence[int]] | None = None,
 ) -> NDArray[np.int64]:
-    """int64 (n_query, min(n, n_train)) rows of the training photos of highest cosine."""
+    """int64 (n_query, m) rows of the training photos of highest cosine, best first.
+
+    m is `n`, or as many as every query may use: n_train less the longest list of `barred`.
+    """
     train, query = _unit("train_vectors", train_vectors), _unit("query_vectors", query_vectors)
     if len(train) != len(train_texts) or len(query) != len(query_ids):
         raise InputError(
@@ -102,12 +112,22 @@ def neighbours(
             f"training vectors have {train.shape[1]} dimensions, query vectors {query.shape[1]}: "
             "embed both with the same encoder"
         )
+    if barred is not None and len(barred) != len(query):
+        raise InputError(f"{len(barred)} lists of barred rows for {len(query)} queries")
+    most = max(map(len, barred), default=0) if barred is not None else 0
+    if most >= len(train):
+        raise InputError(f"a query may use none of {len(train)} training photos: give more")
     import faiss
 
     index = faiss.IndexFlatIP(train.shape[1])
     index.add(train)
-    rows: NDArray[np.int64] = index.search(query, min(n, len(train)))[1]
-    return rows
+    n = min(n, len(train) - most)
+    rows: NDArray[np.int64] = index.search(query, n + most)[1]
+    if barred is not None:
+        for i, own in enumerate(barred):
+            allowed = rows[i][~np.isin(rows[i], list(own))]
+            rows[i, :n] = allowed[:n]
+    return np.ascontiguousarray(rows[:, :n])
 
 
 def _unit(name: str, vectors: ArrayLike) -> NDArray[np.float32]:

@@ -171,11 +171,38 @@ def component_split(
     Returns one split name per example; deterministic for a seed.
     Raises InputError on targets that exceed the examples, or more than one "rest".
     """
+    n = len(keys)
+    targets = _targets(n, sizes_or_fractions)
+    members: dict[int, list[int]] = {}
+    for row, label in enumerate(components(keys)):
+        members.setdefault(label, []).append(row)
+    dealt = list(members.values())  # in order of their first example
+    order = np.random.default_rng(seed).permutation(len(dealt)).tolist()
+    everything = sum(targets.values()) == n
+    left = dict(targets)
+    result = [""] * n
+    for c in order:
+        rows_of = dealt[c]
+        fits = [s for s in left if left[s] >= len(rows_of)]
+        if not fits and not everything:
+            continue  # no split has room for it: the examples stay out
+        # Relative to its target, so that every split gets its share of large components.
+        split = max(fits or left, key=lambda s: left[s] / targets[s])
+        left[split] -= len(rows_of)
+        for row in rows_of:
+            result[row] = split
+    return result
+
+
+def components(keys: Sequence[Sequence[str]]) -> list[int]:
+    """A number for each example: equal where examples are linked by shared keys, however far.
+
+    keys: per example its keys, as for `component_split`.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     n = len(keys)
-    targets = _targets(n, sizes_or_fractions)
     numbers: dict[str, int] = {}
     rows, columns = [], []
     for row, own in enumerate(keys):
@@ -186,25 +213,8 @@ def component_split(
     total = n + len(numbers)
     links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
     _, labels = connected_components(links, directed=False)
-    members: dict[int, list[int]] = {}
-    for row, label in enumerate(labels[:n].tolist()):
-        members.setdefault(label, []).append(row)
-    components = list(members.values())  # in order of their first example
-    order = np.random.default_rng(seed).permutation(len(components)).tolist()
-    everything = sum(targets.values()) == n
-    left = dict(targets)
-    result = [""] * n
-    for c in order:
-        rows_of = components[c]
-        fits = [s for s in left if left[s] >= len(rows_of)]
-        if not fits and not everything:
-            continue  # no split has room for it: the examples stay out
-        # Relative to its target, so that every split gets its share of large components.
-        split = max(fits or left, key=lambda s: left[s] / targets[s])
-        left[split] -= len(rows_of)
-        for row in rows_of:
-            result[row] = split
-    return result
+    found: list[int] = labels[:n].tolist()
+    return found
 
 
 def normalise_text(text: str) -> str:

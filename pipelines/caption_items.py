@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import fingerprints
+from pipelines.catalog import Catalog, fingerprints
+from pipelines.neighbours import NEIGHBOURS, RETRIEVAL, identity, retriever, write
 from pipelines.reinforce import REINFORCED, reinforced
 from pipelines.reinforce import STAGE as REINFORCE
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
-from pipelines.train_captioner import base_checkpoint, fine_tuned, pretrained
+from pipelines.train_captioner import base_checkpoint, fine_tuned, known_parts, pretrained
+from pipelines.workspace import Stage, write_table
 
 if TYPE_CHECKING:
     from caption.captioners import Captioner
@@ -28,8 +30,8 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
     Args:
         run: an open run.
         captioner: `fine-tuned` or `reinforced` (the run's), `pretrained` (the configured
-            checkpoint), or a checkpoint's name or folder; None takes the fine-tuned one where there
-            is one.
+            checkpoint), `copy-nearest`, `consensus` or `retrieval` (texts of the training part), or
+            a checkpoint's name or folder; None takes the fine-tuned one where there is one.
 
     Returns:
         path of `captions.parquet` (article_id, caption, captioner, logprob); beside it
@@ -42,6 +44,8 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
 
     trained = run.workspace.manifest(TRAIN)
     label = captioner or ("fine-tuned" if trained is not None else "pretrained")
+    if label in NEIGHBOURS:
+        return _from_neighbours(run, label)
     if captioner is None and trained is None:
         run.say(
             "note: this run has no fine-tuned captioner, so the pretrained one writes; "
@@ -76,16 +80,7 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
         if stage.reused:
             return stage.path("captions.parquet")
         catalog = run.catalog(purchases=False)
-        photos = zip(catalog.articles["article_id"], catalog.photos(), strict=True)
-        items = sorted((article_id, photo) for article_id, photo in photos if photo is not None)
-        if not items:
-            raise InputError(
-                f"no article has a photo: expected {run.data}/images/<first 3 digits of the id>/"
-                "<article_id>.jpg"
-            )
-        without = catalog.articles.height - len(items)
-        if without:
-            run.say(f"note: {without:,} articles have no photo and get no caption")
+        items = _items(run, catalog)
         writer = load(run, label)
         with run.progress() as progress:
             result = caption_catalogue(
@@ -101,22 +96,75 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
             )
         if result.n_reused:
             run.say(f"{result.n_reused:,} captions were there from an interrupted call")
-        if result.n_skipped:
-            first = pl.read_parquet(result.skipped).row(0, named=True)
-            run.say(
-                f"note: {result.n_skipped:,} photos got no caption, e.g. {first['article_id']}: "
-                f"{first['reason']} (all in {result.skipped})"
-            )
-        distinct = pl.read_parquet(result.captions)["caption"].n_unique()
-        run.say(f"{result.n_captions:,} captions, {distinct:,} of them distinct")
-        stage.record.update(
-            captioner=label,
-            captions=result.n_captions,
-            distinct=distinct,
-            skipped=result.n_skipped,
-            without_photo=without,
-        )
+        _conclude(run, stage, label, catalog.articles.height - len(items))
         return result.captions
+
+
+def _from_neighbours(run: Run, label: str) -> Path:
+    """`caption_items` by a captioner that chooses among the training part's texts."""
+    catalog = run.catalog(purchases=False)
+    parts = known_parts(run, catalog)
+    if label == RETRIEVAL:
+        retriever(run, parts)
+    with run.workspace.stage(
+        STAGE,
+        config={**identity(run, label, parts), "captioner": label},
+        inputs=fingerprints(run.data, purchases=False),
+        seed=run.config.seed,
+        say=run.say,
+    ) as stage:
+        captions, skipped = stage.path("captions.parquet"), stage.path("skipped.parquet")
+        if stage.reused:
+            return captions
+        items = _items(run, catalog)
+        written = write(run, label, items, parts, catalog)
+        if not written.captions:
+            raise InputError(f"no photo of {run.data} can be read, so {label} wrote nothing")
+        said = [(id, *written.captions[id]) for id, _ in items if id in written.captions]
+        schema = {"article_id": pl.String, "caption": pl.String, "logprob": pl.Float64}
+        frame = pl.DataFrame(said, schema, orient="row").with_columns(captioner=pl.lit(label))
+        write_table(captions, frame.select("article_id", "caption", "captioner", "logprob"))
+        why = [(id, written.skipped[id]) for id, _ in items if id in written.skipped]
+        reasons = {"article_id": pl.String, "reason": pl.String}
+        write_table(skipped, pl.DataFrame(why, reasons, orient="row"))
+        _conclude(run, stage, label, catalog.articles.height - len(items))
+        return captions
+
+
+def _items(run: Run, catalog: Catalog) -> list[tuple[str, Path]]:
+    """(article_id, photo) of every article with one, by id."""
+    photos = zip(catalog.articles["article_id"], catalog.photos(), strict=True)
+    items = sorted((article_id, photo) for article_id, photo in photos if photo is not None)
+    if not items:
+        raise InputError(
+            f"no article has a photo: expected {run.data}/images/<first 3 digits of the id>/"
+            "<article_id>.jpg"
+        )
+    without = catalog.articles.height - len(items)
+    if without:
+        run.say(f"note: {without:,} articles have no photo and get no caption")
+    return items
+
+
+def _conclude(run: Run, stage: Stage, label: str, without: int) -> None:
+    """Say and record what was written."""
+    captions = pl.read_parquet(stage.path("captions.parquet"))
+    skipped = pl.read_parquet(stage.path("skipped.parquet"))
+    if skipped.height:
+        first = skipped.row(0, named=True)
+        run.say(
+            f"note: {skipped.height:,} photos got no caption, e.g. {first['article_id']}: "
+            f"{first['reason']} (all in {stage.path('skipped.parquet')})"
+        )
+    distinct = captions["caption"].n_unique()
+    run.say(f"{captions.height:,} captions, {distinct:,} of them distinct")
+    stage.record.update(
+        captioner=label,
+        captions=captions.height,
+        distinct=distinct,
+        skipped=skipped.height,
+        without_photo=without,
+    )
 
 
 def load(run: Run, label: str) -> Captioner:

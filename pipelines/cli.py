@@ -270,8 +270,9 @@ def reinforce_captioner(**options: Any) -> None:
 @click.option(
     "--captioner",
     metavar="NAME",
-    help="`fine-tuned`, `reinforced`, `pretrained`, a checkpoint's name "
-    "or folder [default: fine-tuned where the run has it].",
+    help="`fine-tuned`, `reinforced`, `pretrained`, a checkpoint's name or folder, or a captioner "
+    "without a language model: `copy-nearest`, `consensus`, `retrieval` [default: fine-tuned where "
+    "the run has it].",
 )
 def caption_items(captioner: str | None, **options: Any) -> None:
     """Write a description for every article that has a photo; resumes after an interruption."""

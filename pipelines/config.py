@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 
 from caption.reinforce import ReinforceConfig
+from caption.retrieval import RetrievalConfig
 from caption.train import TrainConfig
 from pipelines import InputError
 
@@ -137,15 +138,15 @@ class ScoreConfig:
     )
     """Caption metrics; one that can't run here is reported as unavailable with its reason. Besides
     those named here: `spice`, `clipscore`, `diversity`."""
-    baselines: tuple[Literal["most-frequent", "copy-nearest", "consensus"], ...] = (
+    baselines: tuple[Literal["most-frequent", "copy-nearest", "consensus", "retrieval"], ...] = (
         "most-frequent",
         "copy-nearest",
         "consensus",
     )
-    """Captioners without a language model that stand in the same table."""
+    """Captioners without a language model that stand in the same table (retrieval learns first)."""
     encoder: str = "resnet"
-    """Image encoder whose nearest training photos copy-nearest and consensus use; `hog` needs no
-    weights."""
+    """Image encoder whose nearest training photos copy-nearest and consensus use, and whose vectors
+    retrieval learns from; `hog` needs no weights."""
     neighbours: Count = 20
     """Nearest training photos among which consensus chooses."""
     bootstrap: Count = 2000
@@ -323,6 +324,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     encoders: EncoderConfig = field(default_factory=EncoderConfig)
     recommend: RecommendConfig = field(default_factory=RecommendConfig)

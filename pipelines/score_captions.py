@@ -8,16 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from pipelines import InputError
 from pipelines.caption_items import STAGE as CAPTIONS
 from pipelines.caption_items import load
-from pipelines.catalog import fingerprints
+from pipelines.catalog import Catalog, fingerprints
 from pipelines.config import ScoreConfig
+from pipelines.neighbours import NEIGHBOURS, write
 from pipelines.reinforce import STAGE as REINFORCE
-from pipelines.rows import embed
 from pipelines.run import Run, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import base_checkpoint, known_parts
@@ -185,7 +184,7 @@ def _score(
         found[PRETRAINED] = _by_id(_pretrained(run, test, folder))
     found |= {name: texts for name, texts in _reinforced(run).items() if name not in found}
     ids = [e.id for e in test.examples if any(e.id in texts for texts in found.values())]
-    found |= _baselines(run, train, test, ids)
+    found |= _baselines(run, parts, catalog, ids, label)
     # Silence where a photo could be read is an empty caption, which every metric may punish.
     hypotheses = {name: {i: texts.get(i, "") for i in ids} for name, texts in found.items()}
     by_id = {e.id: list(e.captions) for e in test.examples}
@@ -281,29 +280,23 @@ def _reinforced(run: Run) -> dict[str, dict[str, str]]:
 
 
 def _baselines(
-    run: Run, train: CaptionSet, test: CaptionSet, ids: Sequence[str]
+    run: Run, parts: CaptionSet, catalog: Catalog, ids: Sequence[str], own: str
 ) -> dict[str, dict[str, str]]:
     """Captioners without a language model: on small data they are the bar to beat."""
-    from caption.baselines import consensus, copy_nearest, most_frequent
+    from caption.baselines import most_frequent
 
+    train, test = parts.by_split("train"), parts.by_split("test")
     wanted = run.config.score.baselines
     found: dict[str, dict[str, str]] = {}
     texts = [e.captions[0] for e in train.examples]
     if "most-frequent" in wanted:
         found["most-frequent"] = most_frequent(texts, ids)
-    if not {"copy-nearest", "consensus"} & set(wanted):
-        return found
-    photos = {e.id: e.image for e in (*train.examples, *test.examples)}
-    queries = [*(e.id for e in train.examples), *ids]
-    embedded = embed(run, run.config.score.encoder, None, [photos[i] for i in queries])
-    learned = np.flatnonzero(embedded.valid[: len(texts)])
-    vectors = embedded.vectors[learned]
-    known = [texts[row] for row in learned]
-    asked = embedded.vectors[len(texts) :]
-    if "copy-nearest" in wanted:
-        found["copy-nearest"] = copy_nearest(vectors, known, asked, ids)
-    if "consensus" in wanted:
-        found["consensus"] = consensus(vectors, known, asked, ids, run.config.score.neighbours)
+    photos = {e.id: e.image for e in test.examples}
+    items = [(i, photo) for i in ids if (photo := photos[i]) is not None]
+    for name in NEIGHBOURS:
+        if name in wanted and name != own:
+            written = write(run, name, items, parts, catalog)
+            found[name] = {i: text for i, (text, _) in written.captions.items()}
     return found
 
 

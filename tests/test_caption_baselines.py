@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from caption import InputError
-from caption.baselines import consensus, copy_nearest, most_frequent
+from caption.baselines import consensus, copy_nearest, most_frequent, neighbours
 from caption.metrics.cider import CiderReward
 from caption.metrics.ngrams import DocumentFrequencies
 
@@ -60,6 +60,26 @@ def test_consensus_equals_a_loop_over_pairs() -> None:
     assert any(
         found[item] != texts[int(np.argmax(unit @ q))] for item, q in zip(ids, query, strict=True)
     )
+
+
+def test_barred_rows_are_neither_copied_nor_heard() -> None:
+    train = [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]]
+    texts = ["a red dress", "a red dress with a belt", "a red dress with a zip", "a hat"]
+    query = [[1.0, 0.0], [1.0, 0.0]]
+    barred = [[0, 1], []]
+    copied = copy_nearest(train, texts, query, ["own", "new"], barred=barred)
+    assert copied == {"own": texts[2], "new": texts[0]}
+    # Two rows are left to the first query, so each gets two.
+    assert neighbours(train, texts, query, ["own", "new"], 4, barred=barred).tolist() == [
+        [2, 3],
+        [0, 1],
+    ]
+    chosen = consensus(train, texts, query, ["own", "new"], barred=barred, tokenizer="none")
+    assert chosen["own"] in texts[2:]
+    with pytest.raises(InputError, match="may use none of 4"):
+        copy_nearest(train, texts, query, ["own", "new"], barred=[range(4), []])
+    with pytest.raises(InputError, match="1 lists of barred rows for 2 queries"):
+        copy_nearest(train, texts, query, ["own", "new"], barred=[[]])
 
 
 def test_consensus_of_fewer_photos_than_n() -> None:
