@@ -53,7 +53,8 @@ def read(files: list[Path]) -> dict[str, Points]:
         name = found.get("name") or NAMES.get(found["job"], found["job"])
         point = jobs[name].setdefault(found["scale"], {})
         point["cpu"] = min(point.get("cpu", math.inf), found["ours_cpu_s"])
-        if found.get("rss_mb") and "name" not in found:  # that is the peak of both sides
+        # Below 5 MB it is noise; of a job with a name it is the peak of both sides.
+        if found.get("rss_mb", 0) >= 5 and "name" not in found:
             point["mb"] = max(point.get("mb", 0.0), found["rss_mb"])
     return jobs
 
@@ -72,6 +73,7 @@ def draw(jobs: dict[str, Points], out: Path) -> None:
     for panel, what, title in zip(
         panels, ("cpu", "mb"), ("processor seconds", "memory, MB beyond the data"), strict=True
     ):
+        panel.set(xscale="log", yscale="log", title=title)
         for place, (job, points) in enumerate(jobs.items()):
             scales = sorted(s for s in points if what in points[s])
             if not scales:
@@ -85,7 +87,7 @@ def draw(jobs: dict[str, Points], out: Path) -> None:
         low, high = panel.get_ylim()
         scales = sorted({s for points in jobs.values() for s in points})
         panel.plot(scales, [high * s for s in scales], "k--", lw=0.8, label="linear: 1.00")
-        panel.set(xscale="log", yscale="log", ylim=(low, high), title=title)
+        panel.set_ylim(low, high)
         panel.set_xlabel("scale (1: 1.36 M customers, 31.8 M purchases)")
         panel.legend(title="job: exponent", fontsize=7)
     figure.savefig(out, metadata={"Date": None})
