@@ -50,11 +50,21 @@ def show(runs: Path, name: str) -> None:
     st.set_page_config(page_title=f"fcr {name}", layout="wide")
     st.html(f"<style>{(TEMPLATES / 'app.css').read_text(encoding='utf-8')}</style>")
     pages = [
-        st.Page(partial(_guarded, article, runs, name), title="Article", url_path="article"),
-        st.Page(partial(_guarded, customer, runs, name), title="Customer", url_path="customer"),
-        st.Page(partial(_guarded, rating, runs, name), title="Rate captions", url_path="rate"),
+        st.Page(partial(look, article, runs, name), title="Article", url_path="article"),
+        st.Page(partial(look, customer, runs, name), title="Customer", url_path="customer"),
+        st.Page(partial(look, rating, runs, name), title="Rate captions", url_path="rate"),
     ]
     st.navigation(pages, position="top").run()
+
+
+def look(page: Callable[[Explorer], None], runs: Path, name: str) -> None:
+    """One page of run `name`; what is wrong with the run is said in its place."""
+    try:
+        run = open_to_read(name, runs)
+        hashes = tuple(sorted(manifest_hashes(run.workspace).items()))
+        page(_explorer(runs, name, hashes))
+    except INPUT_ERRORS as error:
+        st.error(_plain(str(error)))
 
 
 def article(explorer: Explorer) -> None:
@@ -181,7 +191,9 @@ def rating(explorer: Explorer) -> None:
     st.session_state.setdefault(key, ids[first])
     if st.session_state[key] not in ids:
         st.session_state[key] = ids[first]
-    st.progress(len(done) / len(ids), f"{len(done)} of {len(ids)} articles rated")
+    st.progress(
+        len(done) / len(ids), f"{len(done)} of {len(ids)} articles rated by {_plain(rater)}"
+    )
     st.selectbox(
         "Article to rate",
         ids,
@@ -459,15 +471,6 @@ class _Told:
             st.warning(_plain(str(error)))
             return True
         return False
-
-
-def _guarded(page: Callable[[Explorer], None], runs: Path, name: str) -> None:
-    try:
-        run = open_to_read(name, runs)
-        hashes = tuple(sorted(manifest_hashes(run.workspace).items()))
-        page(_explorer(runs, name, hashes))
-    except INPUT_ERRORS as error:
-        st.error(_plain(str(error)))
 
 
 @st.cache_resource(max_entries=1, show_spinner="Reading the run")  # type: ignore[untyped-decorator]

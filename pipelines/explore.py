@@ -310,11 +310,14 @@ class Explorer:
 
     @cached_property
     def customers(self) -> list[str]:
-        """Customers the run has lists for, in the order of their ids."""
+        """Customers the run has lists for: those of most lists first (who is new has few)."""
         lists = self.results.recommendations
         if lists is None:
             return []
-        users: list[str] = lists.select("user_id").unique().collect()["user_id"].sort().to_list()
+        counted = lists.group_by("user_id").len().collect()
+        users: list[str] = counted.sort(["len", "user_id"], descending=[True, False])[
+            "user_id"
+        ].to_list()
         return users
 
     @property
