@@ -91,15 +91,21 @@ class Curves:
 class Network(torch.nn.Module):
     """A captioner as a module whose forward is its training loss, so that it can be wrapped."""
 
+    mode: bool | None = None
     accepts_loss_kwargs = True  # the Trainer then hands over the tokens of the whole update
 
     def __init__(self, captioner: Captioner, adaptation: Adaptation) -> None:
         super().__init__()
         self.weights = captioner.model
-        if isinstance(adaptation.adapters, torch.nn.Module):
-            self.adapters = adaptation.adapters  # prompts live beside the model, not in it
+        known = set(map(id, captioner.model.parameters()))
+        adapters = adaptation.adapters
+        if isinstance(adapters, torch.nn.Module) and any(
+            id(p) not in known for p in adapters.parameters()
+        ):
+            self.adapters = adapters  # prompts live beside the model, not in it
         self.captioner = captioner
         self.encoder_frozen = adaptation.encoder_frozen
+        self._learned = list(self.learned().values())
 
     def forward(
         self,
@@ -128,6 +134,18 @@ class Network(torch.nn.Module):
             features = self.captioner.encode_images(pixels)
         self.train(training)
         return features
+
+    def train(self, mode: bool = True) -> Network:
+        """Walks through the network only where something changes: it is called at every step."""
+        if self.mode != mode:
+            self.mode = mode
+            super().train(mode)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of what learns: nothing else has a gradient."""
+        for weight in self._learned:
+            weight.grad = None
 
     def learned(self) -> dict[str, torch.nn.Parameter]:
         """Weights that learn, by name."""
@@ -160,7 +178,8 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         self.losses: list[float] = []
         self._update: list[torch.Tensor] = []
         network = Network(captioner, adaptation)
-        optimizer = _optimizer(network, config)
+        self.learned = list(network.learned().values())
+        optimizer = _optimizer(self.learned, config)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: learning_rate(
@@ -282,7 +301,7 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
+        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip)
         if not math.isfinite(norm):
             self._note(float(norm), "gradient")
         return norm
@@ -455,8 +474,7 @@ def world() -> tuple[int, int]:
     return (int(os.environ.get("RANK", "0")), processes) if processes > 1 else (0, 1)
 
 
-def _optimizer(network: Network, config: TrainConfig) -> torch.optim.AdamW:
-    weights = list(network.learned().values())
+def _optimizer(weights: Sequence[torch.nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
     groups: Sequence[Mapping[str, Any]] = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
