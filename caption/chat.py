@@ -175,10 +175,14 @@ class ChatCaptioner(TextLike):
 
         model = checkpoint.weights(AutoModelForImageTextToText)
         try:
-            processor = AutoProcessor.from_pretrained(checkpoint.folder, backend="pil")
-        except ImportError as error:
+            try:
+                processor = AutoProcessor.from_pretrained(checkpoint.folder, backend="pil")
+            except (ImportError, AttributeError):  # readers of films have no Pillow backend
+                processor = AutoProcessor.from_pretrained(checkpoint.folder)
+        except (ImportError, AttributeError) as error:
             raise ValueError(
-                f"its processor needs a package that is not installed: {error}"
+                "its processor needs a package that is not installed, mostly torchvision "
+                f"(`pip install torchvision`): {error}"
             ) from error
         if getattr(processor, "image_processor", None) is None:
             raise ValueError("it has no image processor and tokenizer in one processor")
@@ -190,8 +194,8 @@ class ChatCaptioner(TextLike):
         from PIL import ImageOps
 
         square = ImageOps.pad(image.convert("RGB"), self.image_size, color="white")
-        pixels = self.processor.image_processor(square, return_tensors="np")["pixel_values"]
-        return np.ascontiguousarray(pixels, dtype=np.float32).reshape(self.shape)
+        pixels = self.processor.image_processor(square, return_tensors="pt")["pixel_values"]
+        return np.ascontiguousarray(pixels.numpy(), dtype=np.float32).reshape(self.shape)
 
     def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
         return pixels
