@@ -223,7 +223,10 @@ def demo(rebuild: Path | None, scale: float | None, out: Path | None, **options:
 def train_captioner(captions: Path | None, grid: str | None, **options: Any) -> None:
     """Fine-tune a captioner on the articles that have a description and a photo.
 
-    Several processes share each batch: `torchrun --nproc_per_node 2 -m pipelines train-captioner`.
+    Several processes share each batch:
+
+    \b
+      torchrun --nproc_per_node 2 -m -- pipelines train-captioner --run mine
     """
     from pipelines import train_captioner as training
 
