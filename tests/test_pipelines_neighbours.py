@@ -1,4 +1,4 @@
-"""Captioners that choose among training texts: never an article's own text, in tables like others."""
+"""Captioners that choose among training texts: never an article's own; in tables like others."""
 
 from pathlib import Path
 
