@@ -392,7 +392,8 @@ def _thesis(page: Page, found: _Found) -> Table:
         line: list[Value] = [row, _setting(setting)]
         for metric in PUBLISHED_METRICS:
             theirs = published(row, setting, metric)
-            line += [ours.get(metric), theirs if same else None]
+            other = None if theirs is None else Missing("other data")
+            line += [ours.get(metric), theirs if same else other]
         rows.append(line)
     return Table(
         found.key("thesis"),
