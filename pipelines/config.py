@@ -256,7 +256,7 @@ class ExperimentConfig:
     """`tfidf` or encoders (names as of `score.encoder`); those that read no text run once."""
     others: tuple[Row, ...] = ("random", "mostpop", "itemknn")
     """Rows that read neither text nor photo, to compare with; each runs once."""
-    seeds: Annotated[tuple[Natural, ...], MinLen(1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Natural, ...], MinLen(1)] = (0, 1, 2, 3, 4)
     """Seeds of masks, placebos and of recommenders that draw; what draws nothing runs once."""
     mask: tuple[Annotated[int, Ge(0), Le(100)], ...] = (0, 20, 40, 60, 80, 100)
     """Per cent of the human descriptions taken away, alone and with captions in their place: the
