@@ -584,3 +584,30 @@ def test_bad_settings_are_refused(home: Path, override: str, expected: str) -> N
         ("articles", 150), ("customers", 200), ("purchases", 6000)))])  # fmt: skip
     assert done.exit_code == 2
     assert expected in done.output
+
+
+def test_the_protocols_first_day_is_where_the_data_begin(
+    home: Path, finished: Any, tmp_path: Path
+) -> None:
+    """RelBench leaves the first year out: that is no sampling, and no leak."""
+    options = [
+        "experiment", "--runs", str(home), "--plan", "--captions", str(home / "captions.csv"),
+        "--config", "relbench-rel-hm", "--set=demo.articles=150", "--set=demo.customers=200",
+        "--set=demo.purchases=6000", "--set=experiment.encoders=[tfidf]",
+    ]  # fmt: skip
+    done = CliRunner().invoke(main, options)
+    assert done.exit_code == 0, done.output
+    assert "outside experiment.first .. experiment.last" in done.output
+    with open_run(runs=home, config=CONFIG, say=lambda _: None) as run:
+        from pipelines.experiment import _prepare
+
+        later = ExperimentConfig(
+            settings=("original",), encoders=("tfidf",), mask=(), first=date(2020, 1, 1)
+        )
+        _, _, checks = _prepare(run, later, home / "captions.csv")
+        assert not [check for check in checks if check.leak]
+        sampled = ExperimentConfig(
+            settings=("original",), encoders=("tfidf",), mask=(), earliest=600
+        )
+        _, _, checks = _prepare(run, sampled, home / "captions.csv")
+    assert {check.name for check in checks if check.leak} == {"cold articles"}
