@@ -50,7 +50,8 @@ def pixels_of(image: "Image", processor: Any) -> NDArray[np.float32]:
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
     scale = np.float32(p.rescale_factor if p.do_rescale else 1.0)
-    mean, std = np.float32(0), np.float32(1)
+    mean: Any = np.float32(0)
+    std: Any = np.float32(1)
     if p.do_normalize:
         mean = np.asarray(p.image_mean, dtype=np.float32)
         std = np.asarray(p.image_std, dtype=np.float32)
