@@ -52,7 +52,8 @@ def hostile_run(base: Path) -> tuple[Path, str]:
     ).write_csv(shop / "articles.csv")
     settings = [
         "captions.validation=8", "captions.test=16", "train.steps=4", "train.batch_size=4",
-        "generate.max_new_tokens=12", "score.metrics=[bleu, rouge-l, cider-d]", "recommend.bootstrap=50", "score.bootstrap=50",
+        "generate.max_new_tokens=12", "score.metrics=[bleu, rouge-l, cider-d]",
+        "recommend.bootstrap=50", "score.bootstrap=50",
         "report.gallery=8", "report.customers=2",
     ]  # fmt: skip
     config = load_config(None, settings)

@@ -96,6 +96,24 @@ class App(Watched):
         self.page.get_by_role("heading", name=name, level=1, exact=True).wait_for(timeout=120_000)
         self.settle()
 
+    def until(self, act: Callable[[], Any], done: Callable[[], bool]) -> None:
+        """Do it again until it has worked: a click on what is just being redrawn is lost."""
+        for _ in range(10):
+            act()
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                if done():
+                    return
+                self.page.wait_for_timeout(100)
+        raise AssertionError("what was clicked never worked")
+
+    def call_oneself(self, name: str, rated: str) -> None:
+        field = self.page.get_by_label("Your name or initials")
+        field.fill(name)
+        field.press("Enter")
+        self.page.get_by_text(f"{rated} articles rated by {name}").wait_for()
+        self.settle()
+
     def texts(self, selector: str) -> list[str]:
         found: list[str] = self.page.locator(selector).all_inner_texts()
         return found
@@ -194,8 +212,9 @@ def test_a_customer(visit: Callable[..., App], explorer: Explorer) -> None:
     assert len(app.texts(".fcr-reasons > .fcr-hit")) == best
     assert app.page.locator(".fcr-row").count() == len(lists) == 5
     assert app.page.locator(".fcr-row > .fcr-hit").count() == sum(hits.values())
-    app.page.get_by_label("Recommender", exact=True).click()
-    app.page.get_by_role("option", name="itemknn").click()
+    option = app.page.get_by_role("option", name="itemknn")
+    app.until(app.page.get_by_label("Recommender", exact=True).click, option.is_visible)
+    option.click()
     app.page.locator(".fcr-because").first.wait_for()
     assert "of the score" in app.texts(".fcr-because")[0]
 
@@ -203,22 +222,19 @@ def test_a_customer(visit: Callable[..., App], explorer: Explorer) -> None:
 def test_ratings_are_kept_and_gone_on_with(
     visit: Callable[..., App], run: Path, explorer: Explorer
 ) -> None:
+    def by_ada() -> pl.DataFrame:
+        return read_ratings(run).filter(pl.col("rater") == "Ada")
+
     app = visit("Rate captions")
-    name = app.page.get_by_label("Your name or initials")
-    name.fill("Ada")
-    name.press("Enter")
-    app.page.get_by_text("0 of 16 articles rated by Ada").wait_for()
+    app.call_oneself("Ada", "0 of 16")
     groups = app.page.get_by_role("radiogroup", name="Stars of caption")
     texts = app.texts(".fcr-said blockquote")
     assert groups.count() == len(texts)
     for number in range(len(texts)):
-        groups.nth(number).get_by_text("4" if number else "2", exact=True).click()
-        deadline = time.monotonic() + 30
-        while texts[number] not in read_ratings(run).filter(pl.col("rater") == "Ada")["caption"]:
-            assert time.monotonic() < deadline, "what was clicked is not kept"
-            time.sleep(0.1)
+        star = groups.nth(number).get_by_text("4" if number else "2", exact=True)
+        app.until(star.click, lambda text=texts[number]: text in by_ada()["caption"])
     app.page.get_by_text("1 of 16 articles rated by Ada").wait_for()
-    kept = read_ratings(run).filter(pl.col("rater") == "Ada")
+    kept = by_ada()
     captions = explorer.results.captions
     assert captions is not None
     first = captions.filter(pl.col("article_id") == captions["article_id"][0])
@@ -228,11 +244,7 @@ def test_ratings_are_kept_and_gone_on_with(
     assert kept["blinded"].all()
     app.page.get_by_text("1 rater").wait_for()
     app = visit("Rate captions")
-    name = app.page.get_by_label("Your name or initials")
-    name.fill("Ada")
-    name.press("Enter")
-    app.page.get_by_text("1 of 16 articles rated by Ada").wait_for()
-    app.settle()
+    app.call_oneself("Ada", "1 of 16")
     ids = captions["article_id"].unique(maintain_order=True)
     assert app.page.get_by_label("Article to rate").input_value() == f"2. {ids[1]}"
 
