@@ -21,6 +21,7 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import ArrayLike, NDArray
 
 from caption import InputError
+from caption.textbank import TextBank
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 Count = Annotated[int, Ge(1)]
 Rate = Annotated[float, Gt(0)]
 
-HEIGHT, WIDTH = 144, 96
+HEIGHT, WIDTH = 96, 64
 """Size in pixels at which photos are looked at; they are stretched to it."""
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights of the photo network that are tried on the validation part."""
@@ -113,7 +114,7 @@ class Retriever:
 
         Args:
             vectors: float (n, dim) image embeddings.
-            photos: uint8 (n, HEIGHT, WIDTH, 3), by `prepare`: 41 kB a photo in memory.
+            photos: uint8 (n, HEIGHT, WIDTH, 3), by `prepare`: 18 kB a photo in memory.
             texts: n texts; equal ones are one candidate.
             config: how to learn.
             validation: the same three of other photos; choose how both networks are mixed. None
@@ -131,7 +132,7 @@ class Retriever:
         distinct = list(dict.fromkeys(texts))
         number = {text: i for i, text in enumerate(distinct)}
         labels = np.array([number[text] for text in texts])
-        bank = _Bank.of(distinct, np.bincount(labels))
+        bank = TextBank.of(distinct, np.bincount(labels))
         targets = bank.targets(config.kin, config.sharpness)
         start = bank.reduced(config.dim, config.seed)
         networks = torch.nn.ModuleDict()
@@ -200,9 +201,9 @@ class Retriever:
         return chosen
 
     @cached_property
-    def bank(self) -> _Bank:
+    def bank(self) -> TextBank:
         """The texts' n-grams."""
-        return _Bank.of(self.texts, np.asarray(self.networks.get_buffer("counts")))
+        return TextBank.of(self.texts, np.asarray(self.networks.get_buffer("counts")))
 
     def save(self, folder: Path) -> None:
         """Write `retriever.json` and `weights.safetensors` into a new or older folder."""
@@ -324,77 +325,6 @@ class Retriever:
         self.share = SHARES[int(np.argmax(np.round(scores, 9)))]
 
 
-@dataclass(frozen=True)
-class _Bank:
-    """Distinct texts as the n-gram vectors of CIDEr-D."""
-
-    grams: Any
-    """CSR float32 (n_texts, n_grams): TF-IDF of 1- to 4-grams, each order of length 1/2, so that a
-    product of two texts is the mean cosine of the orders. N-grams of one text alone are left out
-    after normalising: they are in no product."""
-    bigrams: NDArray[np.int64]
-    """(n_texts,) how many each text has, for CIDEr-D's length penalty."""
-
-    @classmethod
-    def of(cls, texts: Sequence[str], counts: NDArray[np.int64]) -> _Bank:
-        """`counts` (n_texts,) photos of each text: document frequencies are over photos."""
-        from scipy import sparse
-
-        from caption.metrics.ngrams import encode, grams
-        from caption.metrics.tokenizer import tokenize
-
-        tokens, _ = tokenize(texts, "auto")
-        words = encode(tokens)
-        blocks = []
-        for g in grams(words.words, words.lengths, words.n_vocabulary):
-            frequency = np.bincount(g.gram, counts[g.text], minlength=len(g.keys))
-            weight = g.count * np.log(counts.sum() / frequency)[g.gram]
-            norm = np.sqrt(np.bincount(g.text, weight * weight, minlength=len(texts)))
-            shared = np.bincount(g.gram, minlength=len(g.keys)) > 1
-            kept = shared[g.gram]
-            values = (weight / np.maximum(2 * norm[g.text], 1e-9))[kept].astype(np.float32)
-            column = (np.cumsum(shared) - 1)[g.gram[kept]]
-            shape = (len(texts), max(1, int(shared.sum())))
-            blocks.append(sparse.csr_matrix((values, (g.text[kept], column)), shape=shape))
-        return cls(sparse.hstack(blocks).tocsr(), np.maximum(0, words.lengths - 1))
-
-    def alike(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
-        """float64 (m, m) CIDEr-D / 10 between texts, but for its clipping of repeated n-grams."""
-        from caption.metrics.cider import SIGMA
-
-        own = self.grams[places]
-        longer = self.bigrams[places][:, None] - self.bigrams[places][None]
-        products = (own @ own.T).toarray().astype(np.float64)
-        alike: NDArray[np.float64] = products * np.exp(-(longer**2) / (2 * SIGMA**2))
-        return alike
-
-    def targets(self, kin: int, sharpness: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """For each text (n_texts, m) the numbers of its kin, and their shares, which sum to 1."""
-        n = self.grams.shape[0]
-        m = min(kin, n)
-        numbers, shares = np.empty((n, m), np.int64), np.empty((n, m), np.float32)
-        other = self.grams.T.tocsr()
-        for start in range(0, n, 512):
-            part = slice(start, start + 512)
-            alike = (self.grams[part] @ other).toarray()
-            at = np.arange(len(alike))
-            alike[at, start + at] = 1  # n-grams of this text alone are not in its product
-            numbers[part] = np.sort(np.argpartition(-alike, m - 1, axis=1)[:, :m], axis=1)
-            power = np.take_along_axis(alike, numbers[part], 1) ** sharpness
-            shares[part] = power / power.sum(1, keepdims=True)
-        return numbers, shares
-
-    def reduced(self, dim: int, seed: int) -> NDArray[np.float32]:
-        """float32 (n_texts, dim) by SVD; zeros where there are fewer dimensions."""
-        from sklearn.utils.extmath import randomized_svd  # type: ignore[import-untyped, unused-ignore]
-
-        most = min(dim, *self.grams.shape)
-        u, s, _ = randomized_svd(self.grams, most, n_iter=2, random_state=seed)
-        found = np.zeros((self.grams.shape[0], dim), np.float32)
-        found[:, :most] = u * s
-        return found
-
-
 def _vector_network(
     vectors: NDArray[np.float32], config: RetrievalConfig, start: NDArray[np.float32]
 ) -> Any:
@@ -512,11 +442,11 @@ def _learn(
 
 
 def _augmented(photos: NDArray[np.uint8], rng: np.random.Generator) -> torch.Tensor:
-    """Every second photo mirrored, all shifted by up to 6 pixels."""
+    """Every second photo mirrored, all shifted by up to 4 pixels."""
     photos = photos.copy()
     mirrored = rng.random(len(photos)) < 0.5
     photos[mirrored] = photos[mirrored, :, ::-1]
-    down, right = rng.integers(-6, 7, 2)
+    down, right = rng.integers(-4, 5, 2)
     return _pixels(np.roll(photos, (down, right), (1, 2)))
 
 

@@ -127,7 +127,7 @@ def _captions(results: Results) -> Iterator[Conclusion]:
     known = {
         b: score
         for b in BASELINES
-        if isinstance(score := results.scores.get(b, {}).get(metric), Estimate)
+        if b != own and isinstance(score := results.scores.get(b, {}).get(metric), Estimate)
     }
     best = max(known, key=lambda b: known[b].value, default="")
     pair = _pair(results, own, best, metric)

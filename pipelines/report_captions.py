@@ -56,8 +56,8 @@ def captions(page: Page) -> dict[str, Any] | None:
         ),
         [[name, *(by.get(m) for m in metrics)] for name, by in results.scores.items()],
         "95 % bootstrap intervals over articles, where the metric is a mean over articles. "
-        "Consensus, copy-nearest and most-frequent write no words of their own: they choose among "
-        "the training descriptions.",
+        "Retrieval, consensus, copy-nearest and most-frequent write no words of their own: they "
+        "choose among the training descriptions.",
     )
     signatures = Table(
         "caption-signatures",

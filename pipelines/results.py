@@ -21,7 +21,7 @@ STAGES = ("catalogue", "train-captioner", "caption-items", "score-captions", "re
 OPTIONAL = ("reinforce-captioner", "attention", "zero-shot")
 """Stages whose absence nobody has to be told of."""
 WRITTEN_BY_MODELS = ("reinforced", "mle-control", "fine-tuned", "pretrained")
-BASELINES = ("consensus", "copy-nearest", "most-frequent")
+BASELINES = ("retrieval", "consensus", "copy-nearest", "most-frequent")
 CATALOGUE = "catalogue"
 """Key of the audit over everything written for the catalogue."""
 METRICS = (

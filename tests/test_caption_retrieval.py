@@ -10,7 +10,8 @@ from PIL import Image
 from caption import InputError
 from caption.metrics.cider import CiderReward
 from caption.metrics.ngrams import DocumentFrequencies
-from caption.retrieval import HEIGHT, WIDTH, RetrievalConfig, Retriever, _Bank, prepare
+from caption.retrieval import HEIGHT, WIDTH, RetrievalConfig, Retriever, prepare
+from caption.textbank import TextBank
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (30, 50, 200)}
 ENDS = ("with long sleeves and a collar", "with short sleeves and a collar", "with a belt")
@@ -52,7 +53,7 @@ def test_products_of_texts_are_cider_d() -> None:
     texts = [" ".join(rng.permutation(words)[: rng.integers(1, 12)]) for _ in range(25)]
     counts = rng.integers(1, 4, len(texts))
     documents = [[text] for text, n in zip(texts, counts, strict=True) for _ in range(n)]
-    alike = _Bank.of(texts, counts).alike(np.arange(len(texts)))
+    alike = TextBank.of(texts, counts).alike(np.arange(len(texts)))
     reward = CiderReward([[text] for text in texts], DocumentFrequencies.of(documents))
     for i, text in enumerate(texts):
         others = [j for j in range(len(texts)) if j != i]
@@ -62,7 +63,7 @@ def test_products_of_texts_are_cider_d() -> None:
 
 def test_targets_are_shares_of_the_kin() -> None:
     texts = ["a red hat", "a red hat with a veil", "blue jeans", "blue jeans with a zip"]
-    numbers, shares = _Bank.of(texts, np.ones(4, np.int64)).targets(2, 3.0)
+    numbers, shares = TextBank.of(texts, np.ones(4, np.int64)).targets(2, 3.0)
     assert [set(row) for row in numbers.tolist()] == [{0, 1}, {0, 1}, {2, 3}, {2, 3}]
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-6)
     assert all(shares[i][numbers[i] == i] > 0.5 for i in range(4))
