@@ -58,6 +58,7 @@ def caption_catalogue(
     shard_size: int = 1024,
     workers: int = 2,
     progress: Callable[[str, int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> GenerateResult:
     """Describe every photo and write `captions.parquet` and `skipped.parquet` into `out`.
 
@@ -73,6 +74,7 @@ def caption_catalogue(
         rounded up to whole batches. workers: threads that decode photos, and on a CPU also the
         number of batches generated at the same time.
     progress: called as progress("captioning", done, total) after every batch.
+    stop: asked after every shard; raises KeyboardInterrupt when it says so, the shard being kept.
     Raises InputError: no items, an id twice, a size below 1.
     """
     if min(batch_size, shard_size, workers, beams, max_new_tokens) < 1:
@@ -108,6 +110,8 @@ def caption_catalogue(
                 progress("captioning", done, len(items))
         finished[path] = _frame(rows)
         _write_parquet(finished[path], path)
+        if stop is not None and stop():
+            raise KeyboardInterrupt
     return _join([finished[path] for path, _ in shards], out, label or captioner.name, n_reused)
 
 

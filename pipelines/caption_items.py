@@ -10,6 +10,7 @@ import polars as pl
 
 from pipelines import InputError
 from pipelines.catalog import Catalog, fingerprints
+from pipelines.interrupts import patiently
 from pipelines.neighbours import NEIGHBOURS, RETRIEVAL, identity, retriever, write
 from pipelines.reinforce import REINFORCED, reinforced
 from pipelines.reinforce import STAGE as REINFORCE
@@ -82,7 +83,7 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
         catalog = run.catalog(purchases=False)
         items = _items(run, catalog)
         writer = load(run, label)
-        with run.progress() as progress:
+        with run.progress() as progress, patiently("shard") as stop:
             result = caption_catalogue(
                 writer,
                 items,
@@ -93,6 +94,7 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
                 batch_size=settings.batch_size,
                 shard_size=settings.shard_size,
                 progress=progress,
+                stop=stop,
             )
         if result.n_reused:
             run.say(f"{result.n_reused:,} captions were there from an interrupted call")

@@ -19,6 +19,7 @@ import click
 import caption
 import pipelines
 import recsys
+from pipelines import interrupts
 from pipelines.data_cli import data
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class _Group(click.Group):
     """Turns every mistake of the user's into one line and exit code 2."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        interrupts.install()
         try:
             return super().invoke(ctx)
         except (caption.InputError, recsys.InputError, pipelines.InputError) as error:

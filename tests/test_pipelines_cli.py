@@ -148,6 +148,34 @@ def test_killed_captioning_resumes_to_the_same_bytes(
     assert (folder / "captions.parquet").read_bytes() == whole
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_the_shard_and_says_how_to_go_on(
+    number: signal.Signals, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "copy"
+    shutil.copytree(finished[0], home)
+    folder = home / "runs/demo/caption-items"
+    whole = (folder / "captions.parquet").read_bytes()
+    shutil.rmtree(folder)
+    command = [sys.executable, "-m", "pipelines", "caption-items", *SMALL]
+    with subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    ) as asked:  # fmt: skip
+        deadline = time.monotonic() + 200
+        while not list(folder.glob("shards/*.parquet")) and asked.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert asked.poll() is None, "finished before it could be asked"
+        asked.send_signal(number)
+        _, said = asked.communicate(timeout=200)
+    assert asked.returncode == 130, said
+    assert "finishing the shard" in said
+    assert "the same command goes on from here" in said
+    assert fcr("caption-items", *SMALL, cwd=home).returncode == 0
+    assert (folder / "captions.parquet").read_bytes() == whole
+
+
 def test_a_damaged_artefact_is_refused_or_rebuilt(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
