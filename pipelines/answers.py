@@ -560,7 +560,7 @@ def _unsure(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     names = [str(row["row"]) for row in rows]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     largest = max(rows, key=lambda row: abs(row["difference"]))
-    sizes = sorted(row["detectable"] or 0.0 for row in rows)
+    sizes = sorted(row["detectable"] for row in rows if row["detectable"]) or [0.0]
     users = f"{largest['n_users']:,} customers"
     if not sizes[-1]:
         return f"no effect on {label(metric)} is shown for {listed} (the same for all {users})"
