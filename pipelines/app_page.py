@@ -480,4 +480,6 @@ def _explorer(runs: Path, name: str, hashes: tuple[tuple[str, str], ...]) -> Exp
 
 
 if __name__ == "__main__":
+    # Streamlit puts this folder first, where `tables` or `data` would hide packages of that name.
+    sys.path[:] = [place for place in sys.path if Path(place) != Path(__file__).parent]
     show(Path(sys.argv[1]), sys.argv[2])
