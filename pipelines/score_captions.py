@@ -17,7 +17,7 @@ from pipelines.catalog import Catalog, fingerprints
 from pipelines.config import ScoreConfig
 from pipelines.neighbours import NEIGHBOURS, write
 from pipelines.reinforce import STAGE as REINFORCE
-from pipelines.run import Run, checkpoint_hash
+from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import base_checkpoint, known_parts
 from pipelines.workspace import read_json, write_json, write_table
@@ -43,6 +43,7 @@ NO_MEANS = ("bleu", "meteor", "distinct")
 """Metrics whose corpus value is no mean of items: an interval of the items' mean is not theirs."""
 CATEGORY = "category"
 """Category accuracy: it takes the articles' own types and a classifier of the training texts."""
+CLIPSCORE = "clipscore"
 NOT_COMPARED = ("bleu-1", "bleu-2", "bleu-3", "length", "distinct", "verbatim")
 """What says no more than BLEU-4 does, or describes captions without saying which are better: every
 further comparison costs all of them power."""
@@ -84,6 +85,8 @@ def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
         "pretrained": checkpoint_hash(base_checkpoint(run)),
         "java": _java(),
     }
+    if CLIPSCORE in names:
+        inputs["clip"] = checkpoint_hash(checkpoint(run.config.encoders.clip, "clip"))
     paid = run.workspace.manifest(REINFORCE)
     if paid is not None:
         inputs["reinforced"] = paid["files"]["captions.parquet"]
@@ -190,11 +193,15 @@ def _score(
     by_id = {e.id: list(e.captions) for e in test.examples}
     references = {i: by_id[i] for i in ids}
     training = [text for e in train.examples for text in e.captions]
+    photos = {e.id: e.image for e in test.examples if e.image is not None}
+    clip = checkpoint(run.config.encoders.clip, "clip")
     scores: dict[str, dict[str, Score | Unavailable]] = {}
     probe = _probe(train) if CATEGORY in metrics else None
     own_metrics = [metric for metric in metrics if metric != CATEGORY]
     for name, texts in hypotheses.items():
-        scores[name] = measure(texts, references, own_metrics, training=training)
+        scores[name] = measure(
+            texts, references, own_metrics, images=photos, clip=clip, training=training
+        )
         if CATEGORY in metrics:
             scores[name] |= _category(texts, references, test, probe)
         _write_scores(folder / name, ids, scores[name], config.bootstrap, seed)

@@ -176,6 +176,23 @@ def test_flickr_photos_from_training_to_report(shared: Path, small: Config, tmp_
     assert any("descriptions are longer than 12 tokens" in line for line in said)
 
 
+def test_clipscore_of_a_run_is_of_its_own_photos_by_its_own_clip(
+    drawn: Path, small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's `encoders.clip` looks, whatever FCR_CLIP says."""
+    monkeypatch.setenv("FCR_CLIP", str(tmp_path / "no-model"))
+    score = replace(small.score, metrics=("bleu", "clipscore"), baselines=("most-frequent",))
+    with opened(drawn, replace(small, score=score), tmp_path) as run:
+        train_captioner(run)
+        caption_items(run)
+        scores = pl.read_csv(score_captions(run)).filter(pl.col("metric") == "clipscore")
+    assert scores["captioner"].to_list() == ["fine-tuned", "pretrained", "most-frequent"]
+    assert scores["unavailable"].is_null().all()
+    assert "clip:clip-" in scores["signature"][0]
+    assert "images:2/2" in scores["signature"][0]
+    assert scores["low"].is_not_null().all()
+
+
 def test_two_processes_learn_along_the_curve_of_one(
     drawn: Path, small: Config, tmp_path: Path
 ) -> None:

@@ -62,6 +62,8 @@ class Corpus:
     backend: Backend = "fcr"
     images: Mapping[str, Path] | None = None
     """Photo of each id, for the metrics that look at it."""
+    clip: str | Path | None = None
+    """CLIP checkpoint that looks; None: as `clipscore` says."""
     training: Sequence[str] = field(default=())
     """Captions the captioner was trained on, for the share it repeats verbatim."""
     df_references: Sequence[Sequence[str]] | None = None
@@ -149,7 +151,7 @@ def _spice(corpus: Corpus) -> list[Score | Unavailable]:
 def _clipscore(corpus: Corpus) -> list[Score | Unavailable]:
     from caption.metrics.clipscore import clipscore
 
-    return clipscore(corpus)
+    return clipscore(corpus, checkpoint=corpus.clip)
 
 
 def _attributes(corpus: Corpus) -> list[Score | Unavailable]:
@@ -179,6 +181,7 @@ def score_captions(
     *,
     tokenizer: TokenizerName = "auto",
     images: Mapping[str, Path] | None = None,
+    clip: str | Path | None = None,
     backend: Backend = "fcr",
     training: Sequence[str] = (),
     df_references: Sequence[Sequence[str]] | None = None,
@@ -186,8 +189,9 @@ def score_captions(
     """Score one hypothesis an item against its references, with every metric of `metrics`.
 
     Items keep the order of `hypotheses`. `tokenizer` "auto" is the PTB jar where Java is found and
-    its Python twin otherwise; "none" takes captions as tokenized already. `backend`
-    "pycocoevalcap" runs the original scorers of BLEU, ROUGE-L and CIDEr-D instead of ours.
+    its Python twin otherwise; "none" takes captions as tokenized already. `images` are the photos
+    of the items, and `clip` the checkpoint that looks at them (None: as `clipscore` chooses).
+    `backend` "pycocoevalcap" runs the original scorers of BLEU, ROUGE-L and CIDEr-D.
 
     Raises `InputError` on an unknown metric, ids that stand on one side only, an item without
     references, a blank reference, and anything that is not text.
@@ -213,6 +217,7 @@ def score_captions(
         tokenizer=tokenizer,
         backend=backend,
         images=images,
+        clip=clip,
         training=training,
         df_references=df_references,
     )
