@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import InputError
 from pipelines.catalog import Catalog, fingerprints
 from pipelines.rows import embed
 from pipelines.run import Run, checkpoint, checkpoint_hash
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 RETRIEVAL = "retrieval"
 NEIGHBOURS = ("copy-nearest", "consensus", RETRIEVAL)
 STAGE = "train-retrieval"
-_CHUNK = 1024
-"""Photos in memory at once while texts are chosen."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +64,22 @@ def write(
     ids = [id for id, _ in queries]
     own = _own(parts, catalog, [train[row].id for row in known], ids)
     if label == RETRIEVAL:
-        chosen = _retrieved(run, retriever(run, parts), asked, queries, texts, own)
-        found.captions.update(chosen.captions)
-        found.skipped.update(chosen.skipped)
+        writer = retriever(run, parts)
+        number = {text: i for i, text in enumerate(writer.texts)}
+        barred = [sorted({number[texts[row]] for row in rows}) for rows in own]
+        with run.progress() as progress:
+            chosen = writer.choose(asked, barred, progress=progress)
+        said = {id: (c.text, round(c.logprob, 4)) for id, c in zip(ids, chosen, strict=True)}
+        found.captions.update(said)
         return found
     from caption.baselines import consensus, copy_nearest
 
     if label == "consensus":
         n = run.config.score.neighbours
-        said = consensus(vectors, texts, asked, ids, n, barred=own)
+        copied = consensus(vectors, texts, asked, ids, n, barred=own)
     else:
-        said = copy_nearest(vectors, texts, asked, ids, barred=own)
-    found.captions.update({id: (text, None) for id, text in said.items()})
+        copied = copy_nearest(vectors, texts, asked, ids, barred=own)
+    found.captions.update({id: (text, None) for id, text in copied.items()})
     return found
 
 
@@ -102,8 +103,7 @@ def identity(run: Run, label: str, parts: CaptionSet) -> dict[str, Any]:
 
 def retriever(run: Run, parts: CaptionSet) -> Retriever:
     """The run's retrieval captioner; learned first where that has not been done."""
-    from caption.images import UnreadableImage, prepared_images
-    from caption.retrieval import Retriever, prepare
+    from caption.retrieval import Retriever
 
     about = identity(run, RETRIEVAL, parts)
     with run.workspace.stage(
@@ -117,75 +117,25 @@ def retriever(run: Run, parts: CaptionSet) -> Retriever:
             return Retriever.load(stage.path("model"))
         started = time.process_time()
 
-        def part(name: str) -> tuple[Any, NDArray[np.uint8], list[str]]:
-            own = parts.by_split(name).examples
-            rows, vectors = _embedded(run, [(e.id, e.image) for e in own])
-            photos, kept = [], []
-            opened = prepared_images(
-                [image for row in rows if (image := own[row].image) is not None], prepare
-            )
-            for i, photo in enumerate(opened):
-                if not isinstance(photo, UnreadableImage):
-                    photos.append(photo)
-                    kept.append(i)
-            if not kept:
-                raise InputError(f"no photo of the {name} part can be read")
-            return vectors[kept], np.stack(photos), [own[rows[i]].captions[0] for i in kept]
-
-        config = replace(run.config.retrieval, seed=run.config.seed)
-        learned = part("train")
+        train = parts.by_split("train").examples
+        rows, vectors = _embedded(run, [(e.id, e.image) for e in train])
+        known = [train[row] for row in rows]
         with run.progress() as progress:
             found = Retriever.fit(
-                *learned, config, validation=part("validation"), progress=progress
+                vectors,
+                [e.captions[0] for e in known],
+                replace(run.config.retrieval, seed=run.config.seed),
+                categories=[e.category for e in known],
+                progress=progress,
             )
         found.save(stage.path("model"))
         seconds = round(time.process_time() - started, 1)
-        stage.record.update(
-            train=len(learned[2]), texts=len(found.texts), share=found.share, cpu_seconds=seconds
-        )
+        stage.record.update(train=len(known), texts=len(found.texts), cpu_seconds=seconds)
         run.say(
-            f"{RETRIEVAL}: learned which of {len(found.texts):,} texts fit {len(learned[2]):,} "
-            f"photos in {seconds / 60:.1f} CPU minutes; the network over photos has weight "
-            f"{found.share:g} (chosen on the validation part)"
+            f"{RETRIEVAL}: learned which of {len(found.texts):,} texts fit {len(known):,} photos "
+            f"in {seconds / 60:.1f} CPU minutes"
         )
         return found
-
-
-def _retrieved(
-    run: Run,
-    found: Retriever,
-    vectors: NDArray[np.float32],
-    queries: Sequence[tuple[str, Path]],
-    texts: Sequence[str],
-    own: Sequence[Sequence[int]],
-) -> Written:
-    from caption.images import UnreadableImage, prepared_images
-    from caption.retrieval import prepare
-
-    number = {text: i for i, text in enumerate(found.texts)}
-    written = Written()
-    with run.progress() as progress:
-        for start in range(0, len(queries), _CHUNK):
-            chunk = queries[start : start + _CHUNK]
-            opened = list(prepared_images([path for _, path in chunk], prepare))
-            kept = []
-            for i, photo in enumerate(opened):
-                if isinstance(photo, UnreadableImage):
-                    written.skipped[chunk[i][0]] = photo.reason
-                else:
-                    kept.append(i)
-            if not kept:
-                continue
-            barred = [
-                sorted({number[texts[row]] for row in own[start + i] if texts[row] in number})
-                for i in kept
-            ]
-            photos = np.stack([opened[i] for i in kept])  # type: ignore[misc]
-            chosen = found.choose(vectors[[start + i for i in kept]], photos, barred)
-            for i, one in zip(kept, chosen, strict=True):
-                written.captions[chunk[i][0]] = (one.text, round(one.logprob, 4))
-            progress("captioning", start + len(chunk), len(queries))
-    return written
 
 
 def _embedded(

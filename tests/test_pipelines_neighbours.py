@@ -17,9 +17,7 @@ from pipelines.train_captioner import known_parts
 CONFIG = Config(
     demo=DemoConfig(articles=120, customers=20, purchases=200),
     captions=CaptionSplitConfig(validation=10, test=20),
-    retrieval=RetrievalConfig(
-        vector_epochs=4, photo_epochs=1, components=16, hidden=16, channels=2, dim=8
-    ),
+    retrieval=RetrievalConfig(members=1, epochs=4, components=16, hidden=16, dim=8),
     score=ScoreConfig(
         metrics=("cider-d",), encoder="hog", baselines=("consensus", "retrieval"), bootstrap=50
     ),
