@@ -305,7 +305,7 @@ class Captioner(ABC):
             if self.prompt != self.default_prompt:
                 (new / "captioner.json").write_text(json.dumps({"prompt": self.prompt}))
 
-        with _quiet():
+        with quiet():
             replace_folder(Path(folder), write)
 
     def fingerprint(self) -> str:
@@ -419,7 +419,7 @@ def load_captioner(
         prompt = _saved_prompt(folder)
     checkpoint = Checkpoint(name, folder, dtype, prompt, device, quantize)
     try:
-        with _quiet():
+        with quiet():
             captioner: Captioner = families()[model_type].load(checkpoint)
     except InputError:
         raise
@@ -566,7 +566,7 @@ def _four_bit() -> Any:
     )
 
 
-class _quiet:
+class quiet:
     """Silence transformers' progress bars and load reports for a moment."""
 
     def __enter__(self) -> None:

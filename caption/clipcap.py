@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
+    CLIPConfig,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     GPT2Config,
@@ -23,7 +25,7 @@ from transformers import (
 )
 
 from caption import InputError
-from caption.captioners import Checkpoint
+from caption.captioners import Checkpoint, quiet
 from caption.decoding import CachedSession, Session
 from caption.families import TextLike, check_tokenizer, end_tokens, new_cache, prompt_of
 from caption.preprocess import load_image_processor, picture_size, pixels_of
@@ -192,8 +194,11 @@ class ClipCap(TextLike):
                 f"{sorted(MAPPERS)} and at least 1 token"
             )
         try:
-            eyes = CLIPVisionModelWithProjection.from_pretrained(clip, dtype="float32")
-            language = GPT2LMHeadModel.from_pretrained(gpt2, dtype="float32")
+            with quiet():
+                eyes = CLIPVisionModelWithProjection.from_pretrained(
+                    clip, config=_eyes(clip), dtype="float32"
+                )
+                language = GPT2LMHeadModel.from_pretrained(gpt2, dtype="float32")
             tokenizer = AutoTokenizer.from_pretrained(gpt2)
             images = load_image_processor(Path(clip))
         except (OSError, ValueError) as error:
@@ -261,3 +266,18 @@ def _config(given: Any, kind: Any) -> Any:
     if given is None:
         return kind()
     return kind(**given) if isinstance(given, dict) else given
+
+
+def _eyes(clip: str | Path) -> CLIPVisionConfig:
+    """Configuration of a CLIP's vision half, as wide as its projection really is.
+
+    A whole CLIP states that width beside its halves; in the half's own there may be a default.
+    """
+    config = AutoConfig.from_pretrained(clip)
+    if isinstance(config, CLIPConfig):
+        vision: CLIPVisionConfig = config.vision_config
+        vision.projection_dim = config.projection_dim
+        return vision
+    if not isinstance(config, CLIPVisionConfig):
+        raise InputError(f"the encoder is of type {config.model_type}: expected a CLIP")
+    return config

@@ -464,6 +464,24 @@ def test_clipcap_continues_its_prefix(tmp_path: Path, mapper: Any) -> None:
         ClipCap.from_parts(tmp_path / "nowhere", gpt2)
 
 
+def test_clipcap_from_a_whole_clip_sees_what_the_clip_sees(tmp_path: Path) -> None:
+    """Its vision half states another width than the projection in the file has."""
+    from transformers import CLIPModel
+
+    folder = Path(__file__).parents[1] / "data/demo/clip"
+    _, gpt2 = clipcap_parts(tmp_path)
+    captioner = ClipCap.from_parts(folder, gpt2)
+    whole = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    assert whole.config.vision_config.projection_dim != whole.config.projection_dim
+    size = whole.config.vision_config.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        expected = whole.get_image_features(pixel_values=pixels).pooler_output
+        torch.testing.assert_close(captioner.encode_images(pixels)[:, 0], expected)
+    with pytest.raises(InputError, match="type gpt2: expected a CLIP"):
+        ClipCap.from_parts(gpt2, gpt2)
+
+
 def test_an_encoder_decoder_from_parts(tmp_path: Path) -> None:
     """A CLIP's eyes and a GPT-2: joined the same way every time, saved, loaded, and learning."""
     clip, gpt2 = clipcap_parts(tmp_path)
