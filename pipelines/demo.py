@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from pipelines.config import Config, DemoConfig
 from pipelines.run import Run
 from pipelines.workspace import version
 
@@ -47,6 +48,14 @@ def draw_demo(run: Run) -> Path:
                 progress=partial(progress, "drawing purchases"),
             )
     return stage.folder
+
+
+def drawn_as(run: Run) -> Config:
+    """The run's configuration; where it asks for no size, with that of the catalogue it has."""
+    manifest = run.workspace.manifest("catalogue")
+    if manifest is None or run.config.demo != DemoConfig():
+        return run.config
+    return replace(run.config, demo=DemoConfig(**manifest["config"]))
 
 
 def demo(run: Run) -> Path:

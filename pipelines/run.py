@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,8 +174,11 @@ def open_run(
         is_demo = folder == workspace.folder / "catalogue"
         opened = Run(workspace, settings, folder, is_demo, say)
         if is_demo:
-            from pipelines.demo import draw_demo
+            from pipelines.demo import draw_demo, drawn_as
 
+            if not any(override.startswith("demo.") for override in overrides):
+                # A later command that names no size means the catalogue that is there.
+                opened = replace(opened, config=drawn_as(opened))
             draw_demo(opened)
         yield opened
 
