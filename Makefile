@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench audit clean
+.PHONY: demo test bench torture audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fcr demo
@@ -22,6 +22,14 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/bench_metrics.py
 	$(BIN)/python tests/benchmarks/bench_similarity.py
 	$(BIN)/python tests/benchmarks/bench_recsys.py --scale 0.01 0.1
+	$(BIN)/python tests/benchmarks/bench_vbpr.py
+	$(BIN)/python tests/benchmarks/bench_captions.py
+	$(BIN)/python tests/benchmarks/bench_training.py
+	$(BIN)/python tests/benchmarks/bench_experiment.py
+
+# Faults at random points of every stage: kill -9, damaged files, full disk, short memory ...
+torture: $(VENV)/.installed-dev
+	$(BIN)/python tests/torture.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
