@@ -365,8 +365,9 @@ def score_captions(
 
     with _run(options) as run:
         path = command(run, metrics=names)
+        following = "recommend" if (run.data / "transactions_train.csv").is_file() else "report"
         name = run.folder.name
-    _done(path, f"fcr recommend --run {name}")
+    _done(path, f"fcr {following} --run {name}")
 
 
 @main.command()

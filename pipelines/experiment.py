@@ -31,11 +31,11 @@ from pipelines.augment import (
     seeded,
 )
 from pipelines.caption_items import STAGE as CAPTIONS
-from pipelines.catalog import Catalog, fingerprints
+from pipelines.catalog import Catalog, fingerprints, interactions_of
 from pipelines.cells import Bench, Ranks, Store
 from pipelines.config import ExperimentConfig, RecommendConfig
 from pipelines.ranking import NO_TEXT
-from pipelines.recommend import _plain, _purchases, _split
+from pipelines.recommend import plain_settings, split_purchases
 from pipelines.rows import CONTENT_ROWS, embed, make_recommender, vector_recommender
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
@@ -371,7 +371,7 @@ def experiment(
     inputs = _inputs(run, captions)
     settings = {
         "experiment": json.loads(json.dumps(asdict(config), default=str)),
-        "recommend": _plain(ranking),
+        "recommend": plain_settings(ranking),
         "encoders": asdict(run.config.encoders),
         "allow_leaks": allow_leaks,
     }
@@ -408,8 +408,8 @@ def _prepare(
 ) -> tuple[Trial, Catalog, list[leaks.Check]]:
     catalog = run.catalog()
     ranking = run.config.recommend
-    everything = _purchases(catalog)
-    split = _split(_chosen(everything, config, run), ranking, run)
+    everything = interactions_of(catalog)
+    split = split_purchases(_chosen(everything, config, run), ranking, run)
     ids = catalog.articles["article_id"].to_list()
     human = catalog.articles["detail_desc"].to_list()
     captions = _captions(run, captions_file, ids)

@@ -24,7 +24,7 @@ import polars as pl
 import caption
 import recsys
 from pipelines import InputError
-from pipelines.catalog import Catalog, read_catalog
+from pipelines.catalog import Catalog, interactions_of, read_catalog
 from pipelines.config import Config, from_mapping, load_config
 from pipelines.page import NAMING, clip, data_uri
 from pipelines.results import CATALOGUE, Results, read_results
@@ -428,9 +428,9 @@ class Explorer:
         return tuple(audit_captions(said, own).per_item.iter_rows(named=True))
 
     def _split(self) -> Split:
-        from pipelines.recommend import _purchases, _split
+        from pipelines.recommend import split_purchases
 
-        return _split(_purchases(self.shop), self.run.config.recommend, self.run)
+        return split_purchases(interactions_of(self.shop), self.run.config.recommend, self.run)
 
     def _fit(self, recommender: str, setting: str, split: Split) -> Row:
         from pipelines.rows import article_rows

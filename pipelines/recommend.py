@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import Catalog, fingerprints, interactions_of, read_purchases
+from pipelines.catalog import fingerprints, read_purchases
 from pipelines.config import EVERY_ROW, ROWS, Config, RecommendConfig
 from pipelines.ranking import NO_TEXT, Row, benchmark, check_metrics, measured_part, print_table
 from pipelines.rows import (
@@ -103,7 +103,7 @@ def recommend(
     encoders += [config.diversity] if _diverse(config) else []
     for family in sorted({f for name in encoders for f in families(name, run.config.encoders)}):
         inputs[f"encoder {family}"] = checkpoint_hash(checkpoint(names[family], family))
-    settings = {"recommend": _plain(config), "encoders": names}
+    settings = {"recommend": plain_settings(config), "encoders": names}
     with run.workspace.stage(
         "recommend", config=settings, inputs=inputs, seed=run.config.seed, say=run.say
     ) as stage:
@@ -115,7 +115,7 @@ def recommend(
             for finding in findings:
                 run.say(f"note: {finding}")
             stage.record["findings"] = [str(f) for f in (*catalog.findings, *findings)]
-            split = _split(bought, config, run)
+            split = split_purchases(bought, config, run)
             del bought  # the split holds its own copies
             vectors = None
             if _diverse(config):
@@ -198,11 +198,11 @@ def recommend_files(
     _say_memory(list(given.values()), say)
     parts = {name: _read(path, columns) for name, path in given.items()}
     if "interactions" in parts:
-        split = _split(parts["interactions"], settings, run, items=True)
+        split = split_purchases(parts["interactions"], settings, run, items=True)
     else:
         split = _fixed(parts, settings, run)
     inputs = {name: file_sha256(path) for name, path in given.items()}
-    keyed = {"recommend": _plain(settings), "columns": asdict(columns)}
+    keyed = {"recommend": plain_settings(settings), "columns": asdict(columns)}
     with run.workspace.stage(
         out.name, config=keyed, inputs=inputs, seed=whole.seed, say=say
     ) as stage:
@@ -241,7 +241,7 @@ def _chosen(
     return config
 
 
-def _plain(config: RecommendConfig) -> dict[str, Any]:
+def plain_settings(config: RecommendConfig) -> dict[str, Any]:
     """The configuration as JSON values."""
     found = asdict(config)
     split = found["split"]
@@ -293,11 +293,9 @@ def _read(path: Path, columns: Columns) -> Interactions:
     return replace(good, event_values=None)
 
 
-def _purchases(catalog: Catalog) -> Interactions:
-    return interactions_of(catalog)
-
-
-def _split(found: Interactions, config: RecommendConfig, run: Run, *, items: bool = False) -> Split:
+def split_purchases(
+    found: Interactions, config: RecommendConfig, run: Run, *, items: bool = False
+) -> Split:
     """Filtered, split and reported. `items`: those that the filters empty leave the catalogue."""
     from recsys import splits
 

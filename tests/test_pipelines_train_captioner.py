@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
 from caption.adapt import AdaptConfig
 from caption.flickr import read_flickr
@@ -20,6 +21,7 @@ from pipelines import InputError
 from pipelines.caption_data import given_parts, lay_out, with_captions
 from pipelines.caption_items import caption_items
 from pipelines.catalog import read_catalog
+from pipelines.cli import main
 from pipelines.config import CaptionerConfig, Config, GenerateConfig, ScoreConfig
 from pipelines.grid import best_row, cell_name, read_grid, train_grid
 from pipelines.report import report
@@ -191,6 +193,21 @@ def test_clipscore_of_a_run_is_of_its_own_photos_by_its_own_clip(
     assert "clip:clip-" in scores["signature"][0]
     assert "images:2/2" in scores["signature"][0]
     assert scores["low"].is_not_null().all()
+
+
+def test_what_comes_after_scores_of_a_caption_set_is_no_benchmark(
+    drawn: Path, small: Config, tmp_path: Path
+) -> None:
+    """Without purchases there is nothing to recommend."""
+    with opened(drawn, small, tmp_path) as run:
+        train_captioner(run)
+        caption_items(run)
+    settings = [f"captioner.checkpoint={small.captioner.checkpoint}", "score.metrics=[bleu]",
+                "score.baselines=[]"]  # fmt: skip
+    called = ["score-captions", "--run=drawn", f"--runs={tmp_path}"]
+    result = CliRunner().invoke(main, [*called, *(f"--set={each}" for each in settings)])
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith("next: fcr report --run drawn\n")
 
 
 def test_two_processes_learn_along_the_curve_of_one(
