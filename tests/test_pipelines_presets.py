@@ -3,14 +3,19 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from caption.captioners import CAPTIONERS
+from caption.flickr import read_flickr
 from caption.records import CaptionExample, CaptionSet
 from pipelines import InputError
 from pipelines.caption_data import lay_out
+from pipelines.caption_items import caption_items
 from pipelines.config import CaptionerConfig, Config, load_config
+from pipelines.report import report
 from pipelines.run import open_run
+from pipelines.score_captions import score_captions
 from pipelines.train_captioner import fine_tuned, train_captioner
 from pipelines.workspace import packaged
 from tests.tiny import clipcap_parts, draw_photos, tiny_captioner
@@ -115,6 +120,38 @@ def test_every_preset_trains_and_is_loaded_again(
         assert any("weights learn" in line for line in said), name
         assert 0 < record["trainable"] <= record["total"]
     assert len(done) >= 14
+
+
+@pytest.mark.parametrize("name", ["r2-clipcap-mlp", "r2-clipcap-transformer", "r5-blip-flickr30k"])
+def test_presets_of_flickr_go_from_real_photos_to_the_report(
+    name: str, shared: Path, tiny: dict[str, Path], tmp_path: Path
+) -> None:
+    found = read_flickr(shared / "flickr8k-sample").captions
+    examples = tuple(e for e in found.examples if e.image is not None)[:12]
+    cut = CaptionSet("flickr8k", examples).with_splits(
+        ["train"] * 6 + ["validation"] * 2 + ["test"] * 4
+    )
+    cut.save(tmp_path / "captions.json")
+    lay_out(tmp_path / "captions.json", tmp_path / "data")
+    config = shrunk(name, tiny)
+    score = replace(  # without METEOR: Java would take most of the time
+        config.score, metrics=("bleu", "rouge-l", "cider-d"), encoder="hog", bootstrap=50
+    )
+    with open_run(
+        run=name, data=tmp_path / "data", config=replace(config, score=score), runs=tmp_path,
+        say=lambda _: None,
+    ) as run:  # fmt: skip
+        train_captioner(run)
+        written = pl.read_parquet(caption_items(run))
+        scores = pl.read_csv(score_captions(run))
+        page = report(run).read_text(encoding="utf-8")
+    assert 0 < written.height <= 12
+    assert scores.filter(pl.col("metric") == "cider-d")["value"].is_not_null().all()
+    assert set(scores["captioner"]) == {
+        "fine-tuned", "pretrained", "most-frequent", "copy-nearest", "consensus"
+    }  # fmt: skip
+    assert "Learning curve" in page
+    assert "Caption metrics on validation photos" in page
 
 
 def test_a_published_rate_climbs_again_and_a_corrected_one_does_not() -> None:
