@@ -56,6 +56,7 @@ QUESTIONS = (
     ("caption", "shuffled", "Captions against the placebo"),
     ("fill", "original", "Captions where the description is missing"),
     ("shuffled-fill", "original", "Another article's caption where the description is missing"),
+    ("fill", "shuffled-fill", "Captions, not another article's, where the description is missing"),
     ("both", "original", "Captions added to the descriptions"),
     ("caption", "original", "Captions instead of the descriptions"),
     ("caption", "metadata", "Captions against colour, type and pattern by template"),
@@ -537,6 +538,9 @@ def _sentences(differences: pl.DataFrame, metric: str) -> Iterator[dict[str, str
                 continue
             certain = [row for row in rows if shown(row)]
             said = [_shown(row, metric) for row in certain]
+            if setting.startswith("shuffled") and any(row["difference"] > 0 for row in certain):
+                # A row that reads only texts cannot recommend an article without one.
+                said.append("any text makes an article findable that had none")
             unsure = [row for row in rows if not shown(row)]
             if unsure:
                 said.append(_unsure(unsure, metric))
