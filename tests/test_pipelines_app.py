@@ -32,6 +32,12 @@ IDLE = """() =>
     !document.querySelector("[data-testid=stSpinner]")"""
 
 
+@pytest.fixture(autouse=True)
+def _main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest leaves its script as `__main__`; a process that a later test spawns would run it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs, name = hostile_run(tmp_path_factory.getbasetemp())
