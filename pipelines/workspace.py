@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipelines import InputError
+from pipelines.energy import measured
 
 if TYPE_CHECKING:
     import polars as pl
@@ -198,7 +199,7 @@ class Workspace:
             stale.unlink(missing_ok=True)
         stage = Stage(folder, key, reused=False)
         started = time.monotonic()
-        with peak_memory() as peak:
+        with measured() as energy, peak_memory() as peak:
             yield stage
         files = {
             str(path.relative_to(folder)): file_sha256(path)
@@ -217,6 +218,7 @@ class Workspace:
             "seed": seed,
             "seconds": round(time.monotonic() - started, 3),
             "peak_memory_mb": round(peak[0] / 2**20, 1),
+            "energy": energy,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "record": stage.record,
             "files": files,
