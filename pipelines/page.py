@@ -16,6 +16,8 @@ from pipelines.tables import Table
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from pipelines.plots import Drawing
+
 PHOTO_BUDGET = 7_000_000
 """Characters of embedded photos, so that the page stays below 10 MB whatever is asked for."""
 NAMING = ("prod_name", "product_type_name", "colour_group_name", "graphical_appearance_name")
@@ -32,8 +34,8 @@ class Page:
     catalog: Catalog
     run: Run
     tables: list[Table] = field(default_factory=list)
-    figures: dict[str, str] = field(default_factory=dict)
-    """File name without ending -> SVG."""
+    figures: dict[str, Drawing] = field(default_factory=dict)
+    """File name without ending -> figure."""
 
     def __post_init__(self) -> None:
         self.photos = Photos(self.catalog)
@@ -46,10 +48,10 @@ class Page:
         self.tables.append(table)
         return table
 
-    def figure(self, name: str, svg: str, caption: str) -> dict[str, str]:
-        """Keep the figure as a file too; returns what the template needs."""
-        self.figures[name] = svg
-        return {"name": name, "svg": plots.themed(svg, name, caption), "caption": caption}
+    def figure(self, name: str, drawing: Drawing, caption: str) -> dict[str, str]:
+        """Keep the figure as files too; returns what the template needs."""
+        self.figures[name] = drawing
+        return {"name": name, "svg": plots.themed(drawing, name, caption), "caption": caption}
 
     def article(self, article_id: str, size: int) -> dict[str, Any]:
         """What is shown of an article: its photo and the names of it."""

@@ -1,6 +1,6 @@
-"""Every figure of the project: one style, one palette, SVG whose bytes depend on the data alone.
+"""Every figure of the project: one style, one palette, bytes that depend on the data alone.
 
-A figure is SVG with the palette's colours in it, fit for a file of its own. `themed` turns it into
+A figure is SVG with the palette's colours in it, fit for a file of its own, or a PNG on white. `themed` turns it into
 markup for inside a page, where the colours become CSS variables that follow light and dark.
 The palette keeps its hues apart for readers with any of the common colour vision deficiencies, and
 no figure relies on hue alone: series differ in marker and dash too, and stand in a table beside it.
@@ -21,6 +21,7 @@ from pipelines.tables import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PALETTE = ("#0072b2", "#c24e00", "#00795a", "#9c4a8a", "#7a6400", "#5b6770")
 """Blue, vermilion, green, purple, ochre, grey: at least 4.5:1 on white."""
@@ -54,11 +55,35 @@ _STYLE = {
 }
 
 
+DOTS = 200
+"""Of a PNG, an inch."""
+
+
+class Drawing(str):
+    """The SVG of a figure, which can be drawn as pixels too."""
+
+    figure: Figure
+
+    def png(self) -> bytes:
+        """The figure on white, as PNG: for slides and for whoever reads no SVG."""
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        out = io.BytesIO()
+        with mpl.rc_context(_STYLE):
+            FigureCanvasAgg(self.figure)
+            self.figure.patch.set_alpha(1)
+            self.figure.savefig(
+                out, format="png", dpi=DOTS, facecolor="white", metadata={"Software": None}
+            )
+        return out.getvalue()
+
+
 def learning_curve(
     losses: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     chosen: float | None,
     ylabel: str = "loss, nats a token",
-) -> str:
+) -> Drawing:
     """Loss or reward over steps, one line a part; `chosen` marks the kept checkpoint."""
     with _figure(3.1) as (axes, out):
         for i, (name, (steps, loss)) in enumerate(losses.items()):
@@ -74,7 +99,7 @@ def learning_curve(
     return out[0]
 
 
-def lengths(words: Mapping[str, NDArray[np.int64]]) -> str:
+def lengths(words: Mapping[str, NDArray[np.int64]]) -> Drawing:
     """Words a text has, one line a writer: median, middle half (thick), middle 90 % (thin)."""
     with _figure(0.75 + ROW * max(2, len(words))) as (axes, out):
         for row, counts in enumerate(words.values()):
@@ -88,7 +113,7 @@ def lengths(words: Mapping[str, NDArray[np.int64]]) -> str:
     return out[0]
 
 
-def words(shares: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+def words(shares: Mapping[str, Sequence[float]], names: Sequence[str]) -> Drawing:
     """Share of texts that contain each word, one dot a writer; names from top to bottom."""
     with _figure(0.9 + ROW * len(names)) as (axes, out):
         rows = np.arange(len(names))
@@ -107,7 +132,7 @@ def intervals(
     *,
     zero: bool = False,
     detectable: Mapping[str, float] | None = None,
-) -> str:
+) -> Drawing:
     """Values with their 95 % intervals, one line a name, one marker a series.
 
     Args:
@@ -148,7 +173,7 @@ def intervals(
 
 def curves(
     series: Mapping[str, tuple[Sequence[float], Sequence[Estimate]]], xlabel: str, ylabel: str
-) -> str:
+) -> Drawing:
     """Values with their intervals as bands over a number: series -> (places, values)."""
     with _figure(3.1) as (axes, out):
         for i, (name, (places, values)) in enumerate(series.items()):
@@ -165,7 +190,7 @@ def curves(
 
 def shares(
     parts: Mapping[str, Mapping[str, float]], names: Sequence[str], colours: Sequence[int]
-) -> str:
+) -> Drawing:
     """Stacked shares of 100 %, one bar a name: part -> name -> share of one."""
     with _figure(0.9 + ROW * max(2, len(names))) as (axes, out):
         left = np.zeros(len(names))
@@ -210,13 +235,13 @@ def themed(svg: str, name: str, description: str) -> str:
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on, and a list that holds the SVG afterwards."""
+def _figure(height: float) -> Iterator[tuple[Axes, list[Drawing]]]:
+    """Axes to draw on, and a list that holds the figure afterwards."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    out: list[str] = []
+    out: list[Drawing] = []
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, height))
         FigureCanvasSVG(figure)
@@ -227,7 +252,9 @@ def _figure(height: float) -> Iterator[tuple[Axes, list[str]]]:
         text = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(text, format="svg", metadata=nothing)
-        out.append(text.getvalue())
+        drawing = Drawing(text.getvalue())
+        drawing.figure = figure
+        out.append(drawing)
 
 
 def _place(row: int, name: str, series: str, values: Mapping[str, Mapping[str, Estimate]]) -> float:

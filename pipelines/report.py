@@ -24,7 +24,7 @@ from pipelines.report_seeing import reinforcement, seeing
 from pipelines.results import STAGES, manifest_hashes, read_results
 from pipelines.run import Run
 from pipelines.tables import Column, Table
-from pipelines.workspace import file_sha256, write_text
+from pipelines.workspace import atomic_file, file_sha256, write_text
 
 STAGE = "report"
 TEMPLATES = Path(__file__).with_name("templates")
@@ -35,7 +35,7 @@ def report(run: Run) -> Path:
 
     Returns:
         path of `report.html` (self-contained, no network, below 10 MB); beside it `tables/`
-        (CSV, Markdown, LaTeX) and `figures/` (SVG).
+        (CSV, Markdown, LaTeX) and `figures/` (SVG, PNG).
 
     Raises:
         InputError: bad tables, or an artefact that is not what its stage wrote.
@@ -66,8 +66,10 @@ def report(run: Run) -> Path:
         write_tables(stage.path("tables"), page.tables)
         shutil.rmtree(stage.path("figures"), ignore_errors=True)
         stage.path("figures").mkdir()
-        for name, svg in page.figures.items():
-            write_text(stage.path(f"figures/{name}.svg"), svg)
+        for name, drawing in page.figures.items():
+            write_text(stage.path(f"figures/{name}.svg"), drawing)
+            with atomic_file(stage.path(f"figures/{name}.png")) as handle:
+                handle.write(drawing.png())
         write_text(path, html)
         stage.record.update(
             bytes=len(html.encode()), tables=len(page.tables), photos_left_out=page.photos.left_out
