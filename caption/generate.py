@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ SCHEMA = {
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A captioner in other processes, which call `describe_shard` with one of equal fingerprint."""
+
+    name: str
+    fingerprint: str
+    describe: Callable[
+        [Sequence[Sequence[Item]], Mapping[str, int]], Generator[tuple[int, list[Row]], None, None]
+    ]
+    """describe(shards, settings) yields (number of a shard, its rows) in any order, each once;
+    settings are keyword arguments of `describe_shard`."""
+
+
+@dataclass(frozen=True)
 class GenerateResult:
     """What a catalogue run wrote."""
 
@@ -47,7 +61,7 @@ class GenerateResult:
 
 
 def caption_catalogue(
-    captioner: Captioner,
+    captioner: Captioner | Elsewhere,
     items: Sequence[Item],
     out: Path,
     *,
@@ -68,6 +82,7 @@ def caption_catalogue(
     or photos are deleted, not reused. A photo that cannot be read, or for which the captioner
     writes nothing, goes to `skipped.parquet` with the reason.
 
+    captioner: one in this process, or one elsewhere, which writes the same captions.
     items: (article id, photo) with unique ids; the rows come in this order.
     label: value of the captioner column (default: the captioner's name).
     beams: 1 is greedy search. batch_size: photos generated at once. shard_size: items a shard;
@@ -88,41 +103,78 @@ def caption_catalogue(
             f"items: {len(ids)} given, {len(set(ids))} distinct ids; expected at least one, and "
             "every id once"
         )
-    settings = {
-        "captioner": captioner.fingerprint(),
-        "beams": beams,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-    }
+    searched = {"beams": beams, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    known = captioner.fingerprint
+    settings = {"captioner": known if isinstance(known, str) else known(), **searched}
     shards = _plan(items, settings, out / "shards", -(-shard_size // batch_size) * batch_size)
     found = {path: _read(path, own) for path, own in shards}
     finished = {path: frame for path, frame in found.items() if frame is not None}
     n_reused = done = sum(len(own) for path, own in shards if path in finished)
     missing = [(path, own) for path, own in shards if path not in finished]
-    described = _described(captioner, missing, beams, max_new_tokens, batch_size, workers)
-    for path, own in missing:
-        rows: list[Row] = []
-        while len(rows) < len(own):  # batches do not cross shards
-            batch = next(described)
-            rows.extend(batch)
-            done += len(batch)
-            if progress is not None:
-                progress("captioning", done, len(items))
-        finished[path] = _frame(rows)
-        _write_parquet(finished[path], path)
-        if stop is not None and stop():
-            raise KeyboardInterrupt
+
+    def count(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress("captioning", done, len(items))
+
+    contents = [own for _, own in missing]
+    if isinstance(captioner, Elsewhere):
+        described = captioner.describe(contents, searched)
+    else:
+        described = _one_by_one(captioner, contents, searched, workers, count)
+    with closing(described):
+        for number, rows in described:
+            path, own = missing[number]
+            if isinstance(captioner, Elsewhere):
+                count(len(own))
+            finished[path] = _frame(rows)
+            _write_parquet(finished[path], path)
+            if stop is not None and stop():
+                raise KeyboardInterrupt
     return _join([finished[path] for path, _ in shards], out, label or captioner.name, n_reused)
+
+
+def describe_shard(
+    captioner: Captioner,
+    items: Sequence[Item],
+    *,
+    beams: int,
+    max_new_tokens: int,
+    batch_size: int,
+    workers: int = 1,
+) -> list[Row]:
+    """The rows of one shard, in order: the bytes that `caption_catalogue` would write."""
+    batches = _described(captioner, [items], beams, max_new_tokens, batch_size, workers)
+    return [row for batch in batches for row in batch]
+
+
+def _one_by_one(
+    captioner: Captioner,
+    shards: Sequence[Sequence[Item]],
+    searched: Mapping[str, int],
+    workers: int,
+    count: Callable[[int], None],
+) -> Generator[tuple[int, list[Row]], None, None]:
+    """(number, rows) of every shard in this process; `count` hears of every batch."""
+    with closing(_described(captioner, shards, **searched, workers=workers)) as batches:
+        for number, own in enumerate(shards):
+            rows: list[Row] = []
+            while len(rows) < len(own):  # batches do not cross shards
+                batch = next(batches)
+                rows.extend(batch)
+                count(len(batch))
+            yield number, rows
 
 
 def _described(
     captioner: Captioner,
-    shards: Sequence[tuple[Path, Sequence[Item]]],
+    shards: Sequence[Sequence[Item]],
     beams: int,
     max_new_tokens: int,
     batch_size: int,
     workers: int,
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     """The rows of every batch, in order. On a CPU `workers` batches are generated side by side.
 
     One computing thread a batch: small layers gain nothing from more, threads that wait for each
@@ -132,11 +184,11 @@ def _described(
 
     batches = [
         [id for id, _ in own[start : start + batch_size]]
-        for _, own in shards
+        for own in shards
         for start in range(0, len(own), batch_size)
     ]
     opened = prepared_images(
-        [photo for _, own in shards for _, photo in own],
+        [photo for own in shards for _, photo in own],
         captioner.preprocess,
         at_least=captioner.image_size,
         workers=workers,

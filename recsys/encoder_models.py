@@ -29,7 +29,6 @@ class Job:
     batch_size: int
     device: str
     precision: str
-    progress: Progress | None
 
 
 class Model:

@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache as memoise
 from pathlib import Path
@@ -110,6 +110,41 @@ class Embeddings:
     "invalid" (items)."""
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How inputs become vectors; small enough to be sent to another process."""
+
+    part: Part
+    folder: Path | None
+    """The checkpoint on the machine that asks; None for a kind without weights."""
+    digest: str
+    """Of the checkpoint."""
+    batch_size: int
+    device: str
+    precision: str
+
+    def open(self) -> Model:
+        """The loaded model. Raises InputError where this machine's checkpoint is another one."""
+        folder, digest = self.folder, self.digest
+        if folder is not None:
+            folder = folder if folder.is_dir() else resolve_checkpoint(self.part.checkpoint)
+            digest = checkpoint_digest(folder)
+        if digest != self.digest:
+            raise InputError(
+                f"{folder} holds other weights than {self.part.checkpoint} does where the vectors "
+                "are asked for: give every machine the same checkpoint"
+            )
+        return load(Job(self.part.kind, folder, self.batch_size, self.device, self.precision))
+
+
+Elsewhere = Callable[
+    [Encoding, Sequence[Sequence[Any]]],
+    Generator[tuple[int, NDArray[np.float32]], None, None],
+]
+"""Called with the encoding and shards of texts or paths; yields (number of a shard, what
+`encode_shard` makes of it) in any order, each once."""
+
+
 def encode(
     encoder: str | EncoderSpec,
     texts: Sequence[str | None] | None = None,
@@ -121,6 +156,7 @@ def encode(
     device: str = "auto",
     precision: Literal["float32", "bfloat16", "auto"] = "float32",
     progress: Progress | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Embeddings:
     """Vectors of n items from their texts and photos.
 
@@ -135,7 +171,9 @@ def encode(
         device: "auto" (CUDA where torch has it), "cpu", "cuda", ...
         precision: "bfloat16" runs the model under autocast; "auto" does so where this machine
             multiplies bf16 faster. Vectors of the two are cached apart, as they differ a little.
-        progress: called after each batch.
+        progress: called after each batch, or each shard from `elsewhere`.
+        elsewhere: other processes that call `encode_shard`; None encodes here. The vectors are the
+            same, as the batches are.
 
     Raises:
         InputError: unknown encoder, input that a part needs is not given, lengths that differ, a
@@ -157,8 +195,8 @@ def encode(
         if KINDS[part.kind].modality == "image":
             inputs = _image_inputs(images or [], counts, cache)
         store = _Store(cache and cache / f"{part.kind}-{precision}-{digest[:20]}")
-        job = Job(part.kind, folder, batch_size, device, precision, progress)
-        vectors, mask = _encode_distinct(inputs, store, job, counts)
+        work = Encoding(part, folder, digest, batch_size, device, precision)
+        vectors, mask = _encode_distinct(inputs, store, work, counts, progress, elsewhere)
         if spec.zscore:
             _standardise(vectors, mask)
         if spec.pca_variance is not None:
@@ -396,8 +434,8 @@ def _image_inputs(
         if path is None:
             return None
         try:
-            stat = os.stat(path)
-            entry = known.get(os.path.abspath(path))
+            stat = path.stat()
+            entry = known.get(str(path.absolute()))
             if entry is not None and entry[:2] == [stat.st_size, stat.st_mtime_ns]:
                 return entry
             with open(path, "rb") as stream:
@@ -409,7 +447,7 @@ def _image_inputs(
     with ThreadPoolExecutor(_threads()) as pool:
         entries = list(pool.map(entry_of, images, chunksize=64))
     found = {
-        os.path.abspath(path): entry
+        str(path.absolute()): entry
         for path, entry in zip(images, entries, strict=True)
         if path is not None and entry is not None
     }
@@ -477,34 +515,66 @@ class _Store:
 # Encoding
 
 
+def encode_shard(
+    model: Model, sources: Sequence[Any], count: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    """(n, dim) float32 of n texts or paths, NaN where a photo can't be read; (0, 0) if none can.
+
+    `count` hears of every batch. Raises InputError: the checkpoint yields NaN.
+    """
+    job = model.job
+    rows: NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
+    done = 0
+    for batch in _batches(sources, model, job.batch_size):
+        readable = [i for i, x in enumerate(batch) if x is not None]
+        if readable:
+            found = model.encode([batch[i] for i in readable])
+            if not np.isfinite(found).all():
+                raise InputError(f"the {job.kind} checkpoint {job.folder} yields NaN vectors")
+            if not len(rows):
+                rows = np.full((len(sources), found.shape[1]), np.nan, dtype=np.float32)
+            rows[[done + i for i in readable]] = found
+        done += len(batch)
+        if count is not None:
+            count(len(batch))
+    return rows
+
+
 def _encode_distinct(
-    inputs: _Inputs, store: _Store, job: Job, counts: dict[str, int]
+    inputs: _Inputs,
+    store: _Store,
+    work: Encoding,
+    counts: dict[str, int],
+    progress: Progress | None,
+    elsewhere: Elsewhere | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     store.load(inputs.source)
+    kind = work.part.kind
     missing = [key for key in inputs.source if key not in store.vectors]
     counts["cached"] += len(inputs.source) - len(missing)
+    done = 0
+
+    def count(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress is not None:
+            progress(kind, done, len(missing))
+
+    # A shard holds whole batches, so that a call that goes on forms the same ones.
+    size = work.batch_size * max(1, _SHARD // work.batch_size)
+    shards = [missing[lo : lo + size] for lo in range(0, len(missing), size)]
+    sources = [[inputs.source[key] for key in keys] for keys in shards]
     if missing:
-        model = load(job)
-        pending: list[tuple[list[bytes], NDArray[np.float32]]] = []
-        done = 0
-        for keys, batch in _batches(missing, inputs.source, model, job.batch_size):
-            readable = [i for i, x in enumerate(batch) if x is not None]
-            if readable:
-                found = model.encode([batch[i] for i in readable])
-                if not np.isfinite(found).all():
-                    raise InputError(f"the {job.kind} checkpoint {job.folder} yields NaN vectors")
-                # Unreadable inputs are remembered as NaN, or every run would try them again.
-                rows = np.full((len(keys), found.shape[1]), np.nan, dtype=np.float32)
-                rows[readable] = found
-                pending.append((keys, rows))
-            done += len(keys)
-            if done % _SHARD < job.batch_size or done == len(missing):
-                _flush(store, pending)
-            counts["encoded"] += len(readable)
-            if job.progress:
-                job.progress(job.kind, done, len(missing))
+        encoded = elsewhere(work, sources) if elsewhere else _one_by_one(work, sources, count)
+        with closing(encoded):
+            for number, rows in encoded:
+                if elsewhere is not None:
+                    count(len(shards[number]))
+                if len(rows):  # unreadable inputs are remembered as NaN, or tried in every run
+                    store.add(shards[number], rows)
+                    counts["encoded"] += int((~np.isnan(rows[:, 0])).sum())
     dim = next((len(v) for v in store.vectors.values()), 0)
-    _check_memory(len(inputs.keys), dim, job.kind)
+    _check_memory(len(inputs.keys), dim, kind)
     vectors = np.zeros((len(inputs.keys), dim), dtype=np.float32)
     valid = np.zeros(len(inputs.keys), dtype=bool)
     for row, key in enumerate(inputs.keys):
@@ -512,7 +582,7 @@ def _encode_distinct(
         if vector is not None and not np.isnan(vector[0]):
             vectors[row] = vector
             valid[row] = True
-    if KINDS[job.kind].modality == "image":
+    if KINDS[kind].modality == "image":
         lost = sum(key is not None for key in inputs.keys) - int(valid.sum())
         counts["unreadable_image"] = lost
     return vectors, valid
@@ -530,28 +600,27 @@ def _check_memory(n: int, dim: int, kind: str) -> None:
         )
 
 
-def _flush(store: _Store, pending: list[tuple[list[bytes], NDArray[np.float32]]]) -> None:
-    if pending:
-        keys = [key for keys, _ in pending for key in keys]
-        store.add(keys, np.concatenate([vectors for _, vectors in pending]))
-        pending.clear()
+def _one_by_one(
+    work: Encoding, shards: Sequence[Sequence[Any]], count: Callable[[int], None]
+) -> Generator[tuple[int, NDArray[np.float32]], None, None]:
+    """(number, vectors) of every shard in this process."""
+    model = work.open()
+    for number, sources in enumerate(shards):
+        yield number, encode_shard(model, sources, count)
 
 
-def _batches(
-    missing: list[bytes], source: dict[bytes, Any], model: Model, size: int
-) -> Iterator[tuple[list[bytes], list[Any]]]:
+def _batches(sources: Sequence[Any], model: Model, size: int) -> Iterator[list[Any]]:
     """Batches of prepared inputs; images are read and preprocessed by threads, two ahead."""
-    chunks = [missing[lo : lo + size] for lo in range(0, len(missing), size)]
+    chunks = [sources[lo : lo + size] for lo in range(0, len(sources), size)]
     if model.modality == "text":
-        for keys in chunks:
-            yield keys, [source[key] for key in keys]
+        yield from map(list, chunks)
         return
     with ThreadPoolExecutor(_threads()) as pool:
-        ahead = [[pool.submit(model.prepare, source[k]) for k in keys] for keys in chunks[:2]]
-        for i, keys in enumerate(chunks):
+        ahead = [[pool.submit(model.prepare, path) for path in paths] for paths in chunks[:2]]
+        for i in range(len(chunks)):
             if i + 2 < len(chunks):
-                ahead.append([pool.submit(model.prepare, source[k]) for k in chunks[i + 2]])
-            yield keys, [future.result() for future in ahead.pop(0)]
+                ahead.append([pool.submit(model.prepare, path) for path in chunks[i + 2]])
+            yield [future.result() for future in ahead.pop(0)]
 
 
 def _bf16_pays(device: str) -> bool:

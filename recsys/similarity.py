@@ -84,6 +84,11 @@ class ItemIndex:
         """Approximate method -> share of the exact lists it found, on a sample of the queries."""
         self._indexes: dict[str, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which builds its own index on its own GPUs."""
+        kept = {name: index for name, index in self._indexes.items() if name != "gpu"}
+        return {**self.__dict__, "_indexes": kept}
+
     def top_k(
         self,
         queries: NDArray[np.float32] | csr_matrix,
