@@ -144,7 +144,7 @@ def open_run(
         # Refuse before anything is created, so that a typing mistake leaves no empty run behind.
         read_catalog(Path(data), purchases=False)
     name = run or (Path(data).resolve().name if data is not None else DEMO)
-    known = read_json(Path(runs) / name / "run.json") or {}
+    known = remembered(Path(runs) / name / "run.json")
     if isinstance(config, Config):
         settings = config
     else:
@@ -190,6 +190,23 @@ def checkpoint(name: str, kind: str) -> str:
 
 def checkpoint_hash(name: str) -> str:
     """What a stage's key holds of a checkpoint: a folder's content hash, or the hub's name."""
+def remembered(path: Path) -> dict[str, str]:
+    """What a run's `run.json` says: `data` and `config`, where they are not the defaults.
+
+    Raises:
+        InputError: the file is there, but is not whole.
+    """
+    found = read_json(path)
+    if found is None and not path.exists():
+        return {}
+    if found is None or not all(isinstance(value, str) and value for value in found.values()):
+        raise InputError(
+            f"{path} is not whole, so the run's data and configuration are not known: remove the "
+            "file and give them again with --data DIR and --config FILE"
+        )
+    return found
+
+
     from recsys.encoders import checkpoint_digest
 
     return checkpoint_digest(Path(name)) if Path(name).is_dir() else name
