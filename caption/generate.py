@@ -24,6 +24,8 @@ Item = tuple[str, Path]
 """(article id, photo)."""
 
 Row = tuple[str, str | None, float | None, str | None]
+DIGEST = "sha256"
+"""Where a shard's metadata keeps the digest of its rows."""
 SCHEMA = {
     "article_id": pl.String,
     "caption": pl.String,
@@ -129,7 +131,7 @@ def caption_catalogue(
             if isinstance(captioner, Elsewhere):
                 count(len(own))
             finished[path] = _frame(rows)
-            _write_parquet(finished[path], path)
+            _write_parquet(finished[path], path, {DIGEST: _digest(finished[path])})
             if stop is not None and stop():
                 raise KeyboardInterrupt
     return _join([finished[path] for path, _ in shards], out, label or captioner.name, n_reused)
@@ -274,11 +276,16 @@ def _stamp(photo: Path) -> tuple[int, int]:
 def _read(path: Path, own: Sequence[Item]) -> pl.DataFrame | None:
     """A finished shard; None when it is missing or cannot be one."""
     try:
-        rows = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError):
+        rows, metadata = pl.read_parquet(path), pl.read_parquet_metadata(path)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
     whole = rows.schema == pl.Schema(SCHEMA) and rows["article_id"].to_list() == [i for i, _ in own]
-    return rows if whole else None
+    return rows if whole and metadata.get(DIGEST) == _digest(rows) else None
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    """Parquet itself does not notice a letter that changed on the disk."""
+    return hashlib.sha256(json.dumps(rows.rows()).encode()).hexdigest()
 
 
 def _frame(rows: Sequence[Row]) -> pl.DataFrame:
@@ -304,7 +311,7 @@ def _join(shards: Sequence[pl.DataFrame], out: Path, label: str, n_reused: int) 
     return result
 
 
-def _write_parquet(frame: pl.DataFrame, path: Path) -> None:
+def _write_parquet(frame: pl.DataFrame, path: Path, metadata: dict[str, str] | None = None) -> None:
     buffer = io.BytesIO()
-    frame.write_parquet(buffer)
+    frame.write_parquet(buffer, metadata=metadata)
     write_atomically(path, buffer.getvalue())

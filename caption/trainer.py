@@ -9,6 +9,7 @@ checkpoint holds only the weights that learn, and counts as one only when it is 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 MARKER = "whole.json"
-"""Written last into a checkpoint: what it belongs to, the curves so far, the size of every file."""
+"""Written last into a checkpoint: what it belongs to, the curves so far, digests of all files."""
 METRICS = ("bleu-4", "cider-d", "rouge-l")
 """Caption metrics of every evaluation, where captions are generated."""
 
@@ -342,8 +342,9 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
             "key": self.key,
             "history": self.curves.history,
             "metrics": self.curves.metrics,
-            "sizes": {p.name: p.stat().st_size for p in sorted(folder.iterdir())},
+            "files": {p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.name != MARKER},
         }
+        state["seal"] = _seal(state)
         write_atomically(folder / MARKER, json.dumps(state).encode())
         self.curves.write(self.out)
         for other in Path(self.args.output_dir).iterdir():
@@ -501,13 +502,23 @@ def _whole(folder: Path, key: str) -> dict[str, Any]:
     """What a checkpoint's marker says; empty where it is of another run, or not whole."""
     try:
         state: dict[str, Any] = json.loads((folder / MARKER).read_bytes())
-        sizes = {name: (folder / name).stat().st_size for name in state["sizes"]}
-        if state["key"] != key or sizes != state["sizes"]:
+        if state["key"] != key or state["seal"] != _seal(state):
             return {}
-        with safe_open(folder / WEIGHTS, framework="pt"):
-            return state
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        files = {name: _sha256(folder / name) for name in state["files"]}
+        return state if files == state["files"] else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def _seal(state: Mapping[str, Any]) -> str:
+    """What a marker that has not changed since it was written says of itself."""
+    rest = {name: value for name, value in state.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _step(folder: Path) -> int:

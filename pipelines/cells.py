@@ -7,6 +7,7 @@ experiment goes on after it was killed and another one takes what they share.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -205,15 +206,33 @@ class Store:
             return None
         try:
             frame = pl.read_parquet(path)
-            seconds = float(pl.read_parquet_metadata(path)["seconds"])
+            metadata = pl.read_parquet_metadata(path)
+            seconds = float(metadata["seconds"])
             ranks, cold = frame["rank"].to_numpy(), frame["cold_rank"].to_numpy()
-        except (pl.exceptions.PolarsError, KeyError, ValueError, OSError):
+        except (
+            pl.exceptions.PolarsError,
+            pl.exceptions.PanicException,
+            KeyError,
+            ValueError,
+            OSError,
+        ):
             return None
-        return Ranks(ranks, cold, seconds) if len(ranks) == n_pairs else None
+        found = Ranks(ranks, cold, seconds)
+        whole = len(ranks) == n_pairs and metadata.get("sha256") == _digest(found)
+        return found if whole else None
 
     def save(self, key: str, found: Ranks) -> None:
         """Keep a cell, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         frame = pl.DataFrame({"rank": found.ranks, "cold_rank": found.cold})
         with atomic_file(self.folder / f"{key}.parquet") as file:
-            frame.write_parquet(file, metadata={"seconds": repr(found.seconds)})
+            about = {"seconds": repr(found.seconds), "sha256": _digest(found)}
+            frame.write_parquet(file, metadata=about)
+
+
+def _digest(found: Ranks) -> str:
+    """Parquet itself does not notice a number that changed on the disk."""
+    digest = hashlib.sha256(repr(found.seconds).encode())
+    for column in (found.ranks, found.cold):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()

@@ -36,7 +36,7 @@ from caption.sources import Finding, Tally, caption_json, read_coco, text_findin
 from pipelines import InputError
 from pipelines.catalog import Catalog, read_catalog
 from pipelines.data import MARKER, table_findings
-from pipelines.workspace import file_sha256, read_json
+from pipelines.workspace import Workspace, file_sha256
 
 if TYPE_CHECKING:
     from pipelines.run import Progress
@@ -260,7 +260,7 @@ def _check_captions(
 
 
 def _check_manifest(folder: Path, tally: Tally) -> None:
-    manifest = read_json(folder / "manifest.json")
+    manifest = Workspace(folder.parent).manifest(folder.name)
     if manifest is None:
         again = "preparing was interrupted: give the same command again"
         tally.add("missing manifest", "manifest.json", again, wrong=True)

@@ -29,9 +29,9 @@ from pipelines.config import Config, from_mapping, load_config
 from pipelines.page import NAMING, clip, data_uri
 from pipelines.results import CATALOGUE, Results, read_results
 from pipelines.rows import TEXT_ROWS
-from pipelines.run import DEMO, Run
+from pipelines.run import DEMO, Run, remembered
 from pipelines.similar import Places, lacking, places
-from pipelines.workspace import Workspace, read_json
+from pipelines.workspace import Workspace
 
 if TYPE_CHECKING:
     from caption.captioners import Captioner
@@ -104,7 +104,7 @@ def open_to_read(name: str, runs: Path) -> Run:
         InputError: no such run, or its data are gone.
     """
     folder = runs / name
-    known = read_json(folder / "run.json") or {}
+    known = remembered(folder / "run.json")
     data = Path(known.get("data", folder / "catalogue"))
     if not (data / "articles.csv").is_file():
         remedy = (

@@ -51,6 +51,8 @@ PACKAGES = [
     "safetensors",
     "pillow",
 ]
+SEAL = "manifest_sha256"
+"""In a manifest, the `content_key` of all else in it."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -145,7 +147,10 @@ class Workspace:
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """The manifest of a finished stage, or None where the stage is not whole."""
-        return read_json(self.folder / stage / "manifest.json")
+        found = read_json(self.folder / stage / "manifest.json")
+        if found is None or found.pop(SEAL, None) != content_key(found):
+            return None  # a manifest that changed since it was written vouches for nothing
+        return found
 
     def stage_file(self, stage: str, name: str) -> Path | None:
         """A file of a finished stage, checked against its manifest; None where there is none.
@@ -223,7 +228,8 @@ class Workspace:
             "record": stage.record,
             "files": files,
         }
-        write_json(folder / "manifest.json", manifest)
+        manifest = json.loads(json.dumps(manifest))  # as it will be read: all keys are text
+        write_json(folder / "manifest.json", {**manifest, SEAL: content_key(manifest)})
 
 
 @contextlib.contextmanager
@@ -271,7 +277,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None where the file is missing or not whole."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):  # cut off, changed, no JSON at all
         return None
     return value if isinstance(value, dict) else None
 

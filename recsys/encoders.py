@@ -480,6 +480,14 @@ def _threads() -> int:
 # Cache
 
 
+def _digest(table: NDArray[np.uint8], vectors: NDArray[np.float32]) -> str:
+    """Of a shard's keys and vectors: safetensors does not notice a number that changed."""
+    digest = _blake2b()
+    digest.update(np.ascontiguousarray(table))
+    digest.update(np.ascontiguousarray(vectors))
+    return str(digest.hexdigest())
+
+
 class _Store:
     """Vectors under their keys in append-only safetensors shards, each written atomically."""
 
@@ -493,10 +501,15 @@ class _Store:
         for shard in sorted(self.folder.glob("*.safetensors")) if self.folder else []:
             try:
                 with safe_open(shard, framework="numpy") as file:
-                    keys = [row.tobytes() for row in file.get_tensor("keys")]
-                    if any(key in wanted for key in keys):
-                        self.vectors.update(zip(keys, file.get_tensor("vectors"), strict=True))
-            except (SafetensorError, OSError):
+                    table = file.get_tensor("keys")
+                    keys = [row.tobytes() for row in table]
+                    if not any(key in wanted for key in keys):
+                        continue
+                    vectors = file.get_tensor("vectors")
+                    if (file.metadata() or {}).get("digest") != _digest(table, vectors):
+                        raise OSError("changed since it was written")
+                    self.vectors.update(zip(keys, vectors, strict=True))
+            except (SafetensorError, OSError, ValueError):
                 shard.unlink(missing_ok=True)  # damaged from outside: encoded again below
 
     def add(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
@@ -507,7 +520,9 @@ class _Store:
 
         table = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), 16)
         name = hashlib.blake2b(table.tobytes(), digest_size=16).hexdigest()
-        content = save({"keys": table, "vectors": np.ascontiguousarray(vectors)})
+        vectors = np.ascontiguousarray(vectors)
+        about = {"digest": _digest(table, vectors)}
+        content = save({"keys": table, "vectors": vectors}, metadata=about)
         _write_atomically(self.folder / f"{name}.safetensors", content)
 
 
