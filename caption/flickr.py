@@ -160,12 +160,16 @@ def _own_parts(folder: Path, collector: Collector) -> None:
 
 def _read_hub(path: Path, collector: Collector) -> None:
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        table = csv.DictReader(file)
         try:
-            for row in csv.DictReader(file):
-                collector.photo(row["filename"], row["split"])
-                for text in json.loads(row["raw"]):
-                    collector.caption(row["filename"], str(text), f"{path.name} {row['filename']}")
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            for row in table:
+                image, part, texts = row["filename"], row["split"], json.loads(row["raw"])
+                if not image or part is None or not isinstance(texts, list):
+                    raise ValueError(f"line {table.line_num} lacks a part")
+                collector.photo(image, part)
+                for text in texts:
+                    collector.caption(image, str(text), f"{path.name} {image}")
+        except (KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
             raise InputError(
                 f"{path} is not the hub's table ({error!r}); expected the columns raw (a JSON list "
                 "of captions), split, filename"

@@ -122,14 +122,15 @@ class CaptionSet:
         about: dict[str, tuple[tuple[str, ...], str]] = {}
         try:
             listed = [
-                (str(i["id"]), i.get("file_name"), str(i.get("split") or ""))
+                (whole(i["id"]), whole(i.get("file_name") or ""), whole(i.get("split") or ""))
                 for i in document["images"]
             ]
             for a in document["annotations"]:
-                image_id = str(a["image_id"])
-                captions.setdefault(image_id, []).append(str(a["caption"]))
-                attributes = tuple(str(x) for x in a.get("attributes") or ())
-                about.setdefault(image_id, (attributes, str(a.get("category") or "")))
+                image_id = whole(a["image_id"])
+                captions.setdefault(image_id, []).append(whole(a["caption"]))
+                attributes = tuple(whole(x) for x in a.get("attributes") or ())
+                about.setdefault(image_id, (attributes, whole(a.get("category") or "")))
+            name = (document.get("info") or {}).get("description") or path.stem
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{path} is not COCO caption JSON ({error!r}); expected images[{{id, file_name}}] "
@@ -148,8 +149,7 @@ class CaptionSet:
             examples.append(
                 CaptionExample(id, photo, tuple(captions.get(id, ())), attributes, category, split)
             )
-        name = (document.get("info") or {}).get("description") or path.stem
-        return cls(str(name), tuple(examples))
+        return cls(whole(name), tuple(examples))
 
 
 def component_split(
@@ -217,6 +217,11 @@ def components(keys: Sequence[Sequence[str]]) -> list[int]:
     return found
 
 
+def whole(value: object) -> str:
+    """A JSON value as text that can be written: half a surrogate pair becomes "?"."""
+    return str(value).encode(errors="replace").decode()
+
+
 def normalise_text(text: str) -> str:
     """Lower-cased NFKC text without punctuation and repeated spaces: the leak test's view of it."""
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -279,7 +284,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"no caption file {path}; expected COCO-format JSON")
     try:
         document = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a JSON object with images and annotations")

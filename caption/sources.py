@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caption import InputError
-from caption.records import CaptionExample, CaptionSet, component_split, normalise_text
+from caption.records import (
+    CaptionExample,
+    CaptionSet,
+    component_split,
+    normalise_text,
+    whole,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,11 +108,12 @@ class Collector:
         self, image: str, split: str = "", attributes: Iterable[str] = (), category: str = ""
     ) -> None:
         """Say of an image (its file name) which part it belongs to and what it shows."""
-        self._about[image] = (PARTS.get(split.lower(), split), tuple(attributes), category)
+        about = PARTS.get(split.lower(), whole(split)), tuple(map(whole, attributes))
+        self._about[whole(image)] = (*about, whole(category))
 
     def caption(self, image: str, text: str, where: str) -> None:
         """Add a caption of the image; `where` names its place in the source."""
-        text = " ".join(text.split())
+        image, text = whole(image), " ".join(whole(text).split())
         if not text:
             self.tally.add("row without a caption", where, "left out")
         elif FILE_PATH.fullmatch(text):

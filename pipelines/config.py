@@ -411,7 +411,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: not YAML, or not a mapping.
     """
-    changes = _parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as UTF-8 text: {error}") from error
+    changes = _parse(text, str(path))
     if changes is None:
         return {}
     if not isinstance(changes, dict):
@@ -424,10 +428,12 @@ def _parse(text: str, where: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Exception as error:  # its own, and whatever int(), date() and dict() say: 2001-99-99
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{where}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+        raise InputError(
+            f"{where}{line}: not YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
 
 
 def _over_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -367,8 +367,9 @@ def copy_spans(data, spans, n, out):  # type: ignore[no-untyped-def]
 def renumber(users, keys, user_map, item_map, counts, limit, dropped):  # type: ignore[no-untyped-def]
     """Final numbers for the rows of one piece, in place; counts (n_users,) += rows that stay.
 
-    Rows that do not stay get user -1 and are counted in dropped: [0] empty, [1] unknown user,
-    [2] unknown item, [3] a time above `limit`.
+    Rows that do not stay are counted in dropped: [0] empty, [1] unknown user, [2] unknown item,
+    [3] a time above `limit`. They get user -1; an unknown user -2 beside the item's final number,
+    an unknown item -3 less the user's.
     """
     for p in range(users.size):
         user = users[p]
@@ -386,6 +387,12 @@ def renumber(users, keys, user_map, item_map, counts, limit, dropped):  # type: 
         if why >= 0:
             dropped[why] += 1
             users[p] = -1
+            if why == 1:
+                users[p] = -2
+                if item >= 0:
+                    keys[p] = np.uint64(item_map[item]) << np.uint64(32)
+            elif why == 2:
+                users[p] = -3 - user_map[user]
             continue
         user = user_map[user]
         users[p] = user

@@ -319,6 +319,10 @@ class Interactions:
         """Drop rows without events, and columns too with `items`; numbers change, ids do not."""
         keep_users = np.diff(self.event_ptr) > 0 if users else np.ones(self.n_users, np.bool_)
         keep_items = self.item_counts > 0 if items else np.ones(self.n_items, np.bool_)
+        return self.keep(keep_users, keep_items)
+
+    def keep(self, keep_users: Bool, keep_items: Bool) -> Self:
+        """The rows (n_users,) and columns (n_items,) that are true; the others have no event."""
         number = np.cumsum(keep_items, dtype=np.int32) - np.int32(1)
         return replace(
             self,

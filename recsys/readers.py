@@ -31,6 +31,8 @@ BYTES_A_ROW = 40
 """Memory of a row of plain text, measured on 31.8 million of Kaggle's."""
 BYTES_A_TABLE_ROW = 220
 """Of one that polars reads: ids stand in it as text."""
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises over a table that is none: it panics over some damaged Parquet files."""
 REASONS = (
     "a null user, item, time or rating",
     "of unknown users",
@@ -89,12 +91,17 @@ def memory_needed(path: Path) -> int:
     if path.suffix == ".parquet":
         try:
             return BYTES_A_TABLE_ROW * int(pl.scan_parquet(path).select(pl.len()).collect().item())
-        except pl.exceptions.PolarsError:
+        except UNREADABLE:
             return 0  # reading it will say what is wrong
     with path.open("rb") as file:
         start = file.read(1 << 20)
     rows = path.stat().st_size * start.count(b"\n") // max(1, len(start))
     return rows * (BYTES_A_TABLE_ROW if b'"' in start else BYTES_A_ROW)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that polars adds."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
 
 
 def _read(
@@ -115,8 +122,8 @@ def _read(
             header = pl.scan_parquet(path).collect_schema().names()
             wanted = _locate(header, names, path)
             frame = pl.read_parquet(path, columns=sorted({header[i] for i in wanted.values()}))
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"{path} cannot be read as Parquet: {error}") from None
+        except UNREADABLE as error:
+            raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
         return _from_frame(frame, header, wanted, universes)
     text = _Text.open(path, columns, separator)
     wanted = _locate(text.header, names, path)
@@ -137,8 +144,8 @@ def _read(
         )
         frame.columns = [text.header[i] for i in sorted(set(wanted.values()))]
         return _from_frame(_numbers(frame, text.header, wanted), text.header, wanted, universes)
-    except pl.exceptions.PolarsError as error:
-        raise InputError(f"{path} cannot be read as delimited text: {error}") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read as delimited text: {first_line(error)}") from None
 
 
 def _locate(header: Sequence[str], names: dict[str, str | None], path: Path) -> dict[str, int]:
@@ -276,13 +283,16 @@ def _parse(
         return None
     ids, maps = [], []
     for which in range(2):
-        fixed = given[which]
-        numbers, mappings = _merge([region.ids(which) for region in parsed], fixed)
+        try:
+            numbers, mappings = _merge([region.ids(which) for region in parsed], given[which])
+        except pl.exceptions.ComputeError:
+            return None  # an id that is not UTF-8
         ids.append(numbers)
         maps.append(mappings)
     unit: TimeUnit = "D" if kind == csv.DATE else "s"
     limit = tomorrow(unit) if "time" in wanted else 2**32 - 1
-    return _collect(parsed, ids, maps, unit, limit, "time" in wanted, "rating" in wanted)
+    fixed = given[0] is not None, given[1] is not None
+    return _collect(parsed, ids, maps, fixed, unit, limit, "time" in wanted, "rating" in wanted)
 
 
 @dataclass
@@ -424,6 +434,7 @@ def _collect(
     parsed: list[_Region],
     ids: list[pl.Series],
     maps: list[list[npt.NDArray[np.int32]]],
+    fixed: tuple[bool, bool],
     unit: TimeUnit,
     limit: int,
     timed: bool,
@@ -447,6 +458,13 @@ def _collect(
     if total == 0:
         reasons = "; ".join(f"{n} {why}" for why, n in dropped.items()) or "the table is empty"
         raise InputError(f"no interaction is left to work with ({reasons})")
+    # Ids that stand in rows without a part or dated in the future alone are none of the table's.
+    strange = not all(fixed) and bool(losses[:, [0, 3]].any())
+    seen = _seen(parsed, ids, fixed, counts.sum(axis=0)) if strange else None
+
+    def known(found: Interactions) -> Interactions:
+        return found if seen is None else found.keep(*seen)
+
     if rated:
         users, keys, values = (
             np.concatenate([piece[part] for region in parsed for piece in region.pieces])
@@ -454,10 +472,12 @@ def _collect(
         )
         keep = users >= 0
         keys = keys[keep]
-        return Interactions.from_events(
-            ids[0], ids[1], users[keep], (keys >> np.uint64(32)).astype(np.int32),
-            (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32) if timed else None, values[keep],
-            time_unit=unit, dropped=dropped,
+        return known(
+            Interactions.from_events(
+                ids[0], ids[1], users[keep], (keys >> np.uint64(32)).astype(np.int32),
+                (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32) if timed else None, values[keep],
+                time_unit=unit, dropped=dropped,
+            )
         )  # fmt: skip
     ptr = np.zeros(n_users + 1, np.int64)
     np.cumsum(counts.sum(axis=0), out=ptr[1:])
@@ -472,4 +492,20 @@ def _collect(
     with ThreadPoolExecutor(len(parsed)) as pool:
         list(pool.map(scatter, range(len(parsed))))
     items, times = sorted_keys(ptr, keys)
-    return Interactions(ids[0], ids[1], ptr, items, times if timed else None, None, unit, dropped)
+    return known(
+        Interactions(ids[0], ids[1], ptr, items, times if timed else None, None, unit, dropped)
+    )
+
+
+def _seen(
+    parsed: list[_Region], ids: list[pl.Series], fixed: tuple[bool, bool], counts: Any
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which users and items stand in a whole row dated in the past, by renumbered pieces."""
+    users = (counts > 0) | fixed[0]
+    items = np.full(len(ids[1]), fixed[1])
+    for region in parsed:
+        for rows, keys, _ in region.pieces:
+            users[-3 - rows[rows <= -3]] = True
+            if not fixed[1]:
+                items[(keys[(rows >= 0) | (rows == -2)] >> np.uint64(32)).astype(np.int64)] = True
+    return users, items

@@ -11,6 +11,7 @@ import polars as pl
 
 from recsys import InputError
 from recsys.metrics import Score, score_lists
+from recsys.readers import UNREADABLE, first_line
 
 _USER = ("user_id", "customer_id", "user", "query_id", "qid", "uid")
 _ITEM = ("item_id", "article_id", "item", "doc_id", "docno", "iid")
@@ -117,6 +118,9 @@ def score_saved(
     """
     from scipy import sparse
 
+    if recommendations.is_empty() or test.is_empty():
+        empty = "recommendations are" if recommendations.is_empty() else "test set is"
+        raise InputError(f"the {empty} empty: expected at least one row of a user and an item")
     for column in ("user_id", "item_id"):
         if not recommendations[column].is_in(test[column].unique().implode()).any():
             left, right = recommendations[column][0], test[column][0]
@@ -177,8 +181,8 @@ def _read(path: Path, trec: Sequence[str]) -> pl.DataFrame:
             # Everything as text: a number would lose the leading zeros of an id.
             return pl.read_csv(path, separator=separator, infer_schema=False)
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    except (OSError, UnicodeDecodeError, *UNREADABLE) as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
     rows = [fields for line in lines if (fields := line.split())]
     for number, fields in enumerate(rows, start=1):
         if len(fields) != len(trec):

@@ -154,7 +154,12 @@ def _read_table(
         else:
             separator = "\t" if kind == ".tsv" else ","
             table = pl.read_csv(path, infer_schema=False, separator=separator)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,  # over some damaged Parquet files
+        OSError,
+        ValueError,
+    ) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not readable as {kind[1:].upper()} ({said})") from error
     ids = table[_column(path, table, id_column, ID_COLUMNS, "id")]
