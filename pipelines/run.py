@@ -23,6 +23,8 @@ from pipelines.workspace import Workspace, packaged, read_json, write_json
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from pipelines.engine import Engine
+
 DEMO = "demo"
 SECONDS_BETWEEN_LINES = 30
 Progress = Callable[[str, int, int], None]
@@ -41,6 +43,8 @@ class Run:
     """The data is the drawn catalogue."""
     say: Callable[[str], None]
     """Receives lines for the user."""
+    engine: Engine | None = None
+    """Computes captions, vectors and rankings; None: this process."""
     _said: set[str] = field(default_factory=set, repr=False)
     """Findings already said: every stage reads the tables, the user reads each finding once."""
 
@@ -124,6 +128,7 @@ def open_run(
     overrides: Sequence[str] = (),
     runs: Path | str = Path("runs"),
     say: Callable[[str], None] = print,
+    engine: Engine | None = None,
 ) -> Iterator[Run]:
     """Open (or create) a run and hold it for this process.
 
@@ -136,6 +141,8 @@ def open_run(
         overrides: `section.key=value` over it; for this call only.
         runs: folder that holds all runs.
         say: receives lines for the user.
+        engine: computes captions, vectors and rankings instead of this process; the caller closes
+            it.
 
     Raises:
         InputError: bad name, configuration or data, or another process holds the run.
@@ -172,7 +179,7 @@ def open_run(
         if record != known:
             write_json(workspace.folder / "run.json", record)
         is_demo = folder == workspace.folder / "catalogue"
-        opened = Run(workspace, settings, folder, is_demo, say)
+        opened = Run(workspace, settings, folder, is_demo, say, engine)
         if is_demo:
             from pipelines.demo import draw_demo, drawn_as
 
