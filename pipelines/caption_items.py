@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from pipelines.workspace import Stage, write_table
 
 if TYPE_CHECKING:
     from caption.captioners import Captioner
+    from caption.generate import Elsewhere
 
 STAGE = "caption-items"
 
@@ -82,7 +84,7 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
             return stage.path("captions.parquet")
         catalog = run.catalog(purchases=False)
         items = _items(run, catalog)
-        writer = load(run, label)
+        writer = _writer(run, label)
         with run.progress() as progress, patiently("shard") as stop:
             result = caption_catalogue(
                 writer,
@@ -167,6 +169,17 @@ def _conclude(run: Run, stage: Stage, label: str, without: int) -> None:
         skipped=skipped.height,
         without_photo=without,
     )
+
+
+def _writer(run: Run, label: str) -> Captioner | Elsewhere:
+    """The captioner, in this process or in the engine's."""
+    if run.engine is None:
+        return load(run, label)
+    return run.engine.captioner(partial(load, replace(run, say=_quiet, engine=None), label))
+
+
+def _quiet(line: str) -> None:
+    """What a worker says is said by the process that asks."""
 
 
 def load(run: Run, label: str) -> Captioner:

@@ -23,6 +23,7 @@ from pipelines import interrupts
 from pipelines.data_cli import data
 
 if TYPE_CHECKING:
+    from pipelines.engine import Engine
     from pipelines.run import Run
 
 # Idle OpenMP threads spin by default: beside any other busy process that cost 4 times the time of a
@@ -129,8 +130,58 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 def _run(options: dict[str, Any]) -> Iterator[Run]:
     from pipelines.run import open_run
 
-    with open_run(**options, say=click.echo) as run:
+    with _engine(options) as engine, open_run(**options, say=click.echo, engine=engine) as run:
         yield run
+
+
+def _on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a command that can compute on other machines."""
+    for option in (
+        click.option(
+            "--engine-gpus",
+            type=click.FloatRange(min=0),
+            metavar="X",
+            help="With --engine ray: share of a GPU a worker takes, such as 0.5 [default: 1 where "
+            "there are any].",
+        ),
+        click.option(
+            "--engine-workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="With --engine ray: workers [default: one for each GPU share, else CPU].",
+        ),
+        click.option(
+            "--engine-address",
+            metavar="ADDR",
+            help="With --engine ray: a cluster's (`auto`, HOST:PORT) [default: this machine].",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["ray"]),
+            help="Compute on a Ray cluster; results are the same bytes [default: this process].",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def _engine(options: dict[str, Any]) -> Iterator[Engine | None]:
+    """The engine that was asked for, until the block ends; takes its options out of `options`."""
+    given = {
+        name: value
+        for name in ("address", "workers", "gpus")
+        if (value := options.pop(f"engine_{name}", None)) is not None
+    }
+    if options.pop("engine", None) is None:
+        if given:
+            raise pipelines.InputError(f"--engine-{next(iter(given))} goes with --engine ray")
+        yield None
+        return
+    from pipelines.engine import Engine
+
+    with Engine(**given) as engine:
+        yield engine
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -272,6 +323,7 @@ def reinforce_captioner(**options: Any) -> None:
 
 @main.command("caption-items")
 @_common
+@_on_engine
 @click.option(
     "--captioner",
     metavar="NAME",
@@ -372,6 +424,7 @@ def score_captions(
 
 @main.command()
 @_common
+@_on_engine
 @click.option(
     "--model",
     "models",
@@ -463,18 +516,20 @@ def recommend(
         from pipelines.recommend import Columns, recommend_files
 
         names = reading.pop("columns", None)
-        path = recommend_files(
-            interactions,
-            train=train,
-            test=test,
-            validation=validation,
-            columns=Columns(**reading, names=_names(names)),
-            config=load_config(options["config"], options["overrides"]),
-            models=models,
-            exclude_seen=exclude_seen,
-            out=out or Path("recommendations"),
-            say=click.echo,
-        )
+        with _engine(options) as engine:
+            path = recommend_files(
+                interactions,
+                train=train,
+                test=test,
+                validation=validation,
+                columns=Columns(**reading, names=_names(names)),
+                config=load_config(options["config"], options["overrides"]),
+                models=models,
+                exclude_seen=exclude_seen,
+                out=out or Path("recommendations"),
+                say=click.echo,
+                engine=engine,
+            )
         click.echo(f"wrote {path}")
         return
     if reading or out:

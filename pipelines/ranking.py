@@ -114,7 +114,7 @@ def benchmark(
         run.say(row.label)
         row.recommender.fit(split.train)
         with run.progress() as progress:
-            ranked = _rank(row.recommender, users, config, partial(progress, row.name))
+            ranked = _rank(run, row.recommender, users, config, partial(progress, row.name))
         scores = _scores(ranked[0], split, users, config, vectors)
         about = {"recommender": row.name, "setting": row.setting}
         end = f"|{row.recommender.signature}|{protocol}"
@@ -248,19 +248,31 @@ def _constants(about: dict[str, str]) -> dict[str, pl.Expr]:
 
 
 def _rank(
+    run: Run,
     recommender: Recommender,
     users: NDArray[np.int32],
     config: RecommendConfig,
     progress: Callable[[int, int], None],
 ) -> Ranked:
-    blocks = []
-    for start in range(0, len(users), USERS_A_BLOCK):
-        block = users[start : start + USERS_A_BLOCK]
-        blocks.append(
-            recommender.recommend(block, config.list_length, exclude_seen=config.exclude_seen)
-        )
-        progress(start + len(block), len(users))
-    return np.concatenate([b[0] for b in blocks]), np.concatenate([b[1] for b in blocks])
+    k, exclude_seen = config.list_length, config.exclude_seen
+    blocks = [users[lo : lo + USERS_A_BLOCK] for lo in range(0, len(users), USERS_A_BLOCK)]
+    found: dict[int, Ranked] = {}
+
+    def keep(number: int, ranked: Ranked) -> None:
+        found[number] = ranked
+        progress(sum(len(items) for items, _ in found.values()), len(users))
+
+    # With an engine, this process ranks the first block all the same: an index is built, and its
+    # recall measured, at the first search, and the others then get it ready.
+    here = blocks if run.engine is None else blocks[:1]
+    for number, block in enumerate(here):
+        keep(number, recommender.recommend(block, k, exclude_seen=exclude_seen))
+    if run.engine is not None and (rest := blocks[1:]):
+        ranked = run.engine.rank(recommender, rest, k, exclude_seen=exclude_seen)
+        for number, items, scores in ranked:
+            keep(number + 1, (items, scores))
+    lists = [found[number] for number in range(len(blocks))]
+    return np.concatenate([b[0] for b in lists]), np.concatenate([b[1] for b in lists])
 
 
 def _scores(

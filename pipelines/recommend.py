@@ -34,6 +34,7 @@ from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.workspace import Workspace, file_sha256
 
 if TYPE_CHECKING:
+    from pipelines.engine import Engine
     from recsys.interactions import Interactions
     from recsys.splits import Split
 
@@ -141,6 +142,7 @@ def recommend_files(
     exclude_seen: bool | None = None,
     out: Path = Path("recommendations"),
     say: Callable[[str], None] = print,
+    engine: Engine | None = None,
 ) -> Path:
     """Benchmark the rows that need no articles on any table of interactions.
 
@@ -153,6 +155,7 @@ def recommend_files(
         exclude_seen: leave known items out of the lists; None takes the configuration's.
         out: folder of the artefacts, which are those of `recommend`; `article_id` is the item.
         say: receives lines for the user.
+        engine: ranks the users instead of this process; the caller closes it.
 
     Returns:
         path of `metrics.csv`.
@@ -188,7 +191,7 @@ def recommend_files(
         say(f"note: {', '.join(lost)} need articles and are left out")
     settings = replace(settings, models=kept)
     check_metrics(settings.metrics, vectors=False)
-    run = Run(Workspace(out.parent), replace(whole, recommend=settings), out, False, say)
+    run = Run(Workspace(out.parent), replace(whole, recommend=settings), out, False, say, engine)
     columns = columns or Columns()
     if "interactions" in given and settings.split.method != "random" and columns.time is None:
         raise InputError(

@@ -196,6 +196,7 @@ def embed(
             batch_size=names.batch_size,
             precision=names.precision,
             progress=lambda what, done, total: progress(f"embedding {what}", done, total),
+            elsewhere=None if run.engine is None else run.engine.encode,
         )
 
 

@@ -1,0 +1,474 @@
+"""Ray as the engine of captions, vectors and rankings: the shards of one process, on many workers.
+
+Ray Data's batch inference does the work: a pool of actors that load the model once, shards streamed
+to them with back-pressure, lost workers replaced and their shards given to others. What is sent is
+the shards that one process would compute, what computes them is the same code, and the process that
+asks writes them as it always does, so results are the same bytes whatever the number of workers,
+and a killed call goes on from its finished shards.
+
+Every machine needs fcr at the same version. Checkpoints of the hub are loaded by each machine;
+folders, the run's own captioners and photos have to lie at the same path everywhere (or photos in
+an object store).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import caption
+import recsys
+from pipelines import InputError
+from pipelines.workspace import version
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+    from caption.captioners import Captioner
+    from caption.generate import Elsewhere, Item, Row
+    from recsys.encoders import Encoding
+    from recsys.recommenders.base import Recommender
+
+TRIES = 4
+"""Workers that one shard may lose before it is held to be the reason."""
+SCRATCH = "fcr-ray-"
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "AUTOSCALER_METRIC_PORT": "0",
+}
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray then takes 127.0.0.1 for its address on every system, and listens nowhere else."""
+
+Compute = Callable[[Mapping[str, Any]], "pa.Table"]
+
+
+class Work(Protocol):
+    """What a worker does; sent to it once."""
+
+    def open(self) -> Compute:
+        """Load what is needed; called once a worker, before its first shard."""
+
+
+class Engine:
+    """A Ray cluster, joined when it is first needed.
+
+    Args:
+        address: of a cluster (`auto`, HOST:PORT, `ray://...`); None starts one on this machine that
+            listens on loopback alone and goes with this process.
+        workers: how many; None takes one for each GPU share, or where there is none for each CPU.
+        gpus: share of a GPU a worker takes; None takes one where there are any.
+
+    Raises:
+        InputError: a number that can't be.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, workers: int | None = None, gpus: float | None = None
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise InputError(f"--engine-workers is {workers}: expected at least 1")
+        if gpus is not None and gpus < 0:
+            raise InputError(f"--engine-gpus is {gpus:g}: expected a share such as 0.5, 1 or 0")
+        self.address, self.workers, self.gpus = address, workers, gpus
+        self._scratch: Path | None = None
+        self._owned = False
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends, and its logs go."""
+        if self._owned:
+            import ray
+
+            ray.shutdown()
+            self._owned = False
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def captioner(self, load: Callable[[], Captioner]) -> Elsewhere:
+        """The captioner that `load` loads on the workers, for `caption_catalogue`.
+
+        It is loaded once to be identified; no weights come into this process.
+        """
+        from caption.generate import Elsewhere
+
+        (known,) = self.map(_Identify(load), [{}])
+        name, fingerprint = known[1]["name"][0].as_py(), known[1]["fingerprint"][0].as_py()
+
+        def describe(
+            shards: Sequence[Sequence[Item]], settings: Mapping[str, int]
+        ) -> Generator[tuple[int, list[Row]], None, None]:
+            work = _Describe(load, fingerprint, dict(settings))
+            tasks = [
+                {"ids": [id for id, _ in own], "photos": [str(photo) for _, photo in own]}
+                for own in shards
+            ]
+            with contextlib.closing(self.map(work, tasks)) as found:
+                for number, table in found:
+                    yield number, [tuple(row.values()) for row in table.to_pylist()]  # type: ignore[misc]
+
+        return Elsewhere(name, fingerprint, describe)
+
+    def encode(
+        self, encoding: Encoding, shards: Sequence[Sequence[Any]]
+    ) -> Generator[tuple[int, NDArray[np.float32]], None, None]:
+        """`recsys.encoders.Elsewhere`: vectors of shards of texts or paths.
+
+        A worker without a GPU computes with as many threads as this process would, as the last
+        digits of a vector depend on it.
+        """
+        import torch
+
+        tasks = [{"sources": [str(source) for source in own]} for own in shards]
+        photos = bool(shards) and isinstance(shards[0][0], Path)
+        work = _Encode(encoding, torch.get_num_threads(), photos)
+        with contextlib.closing(self.map(work, tasks, cpus=work.threads)) as found:
+            for number, table in found:
+                rows = _array(table["vectors"])
+                yield number, rows[:0, :0] if np.isnan(rows).all() else rows
+
+    def rank(
+        self,
+        recommender: Recommender,
+        blocks: Sequence[NDArray[np.int32]],
+        k: int,
+        *,
+        exclude_seen: bool,
+    ) -> Generator[tuple[int, NDArray[np.int32], NDArray[np.float32]], None, None]:
+        """(number of a block, item_idx, scores) of blocks of users, in any order, each once.
+
+        The fitted recommender goes to each machine once; its workers share that memory.
+        """
+        ray = self._joined()
+        work = _Rank(ray.put(recommender), k, exclude_seen)
+        tasks = [{"users": users} for users in blocks]
+        with contextlib.closing(self.map(work, tasks)) as found:
+            for number, table in found:
+                yield number, _array(table["items"]), _array(table["scores"])
+
+    def map(
+        self, work: Work, shards: Sequence[Mapping[str, Any]], *, cpus: int = 1
+    ) -> Generator[tuple[int, pa.Table], None, None]:
+        """(number of a shard, its table) in any order, each once.
+
+        Args:
+            work: sent to every worker.
+            shards: what goes to one worker at a time: names to lists or arrays.
+            cpus: of a cluster's, that a worker takes where it has no GPU.
+
+        Raises:
+            InputError: as `work` does; a shard whose workers died again and again; a cluster that
+                went away.
+        """
+        ray = self._joined()
+        import pyarrow as pa
+
+        gpus, workers = self._resources(ray, cpus)
+        tries = ray.remote(num_cpus=0, max_restarts=-1)(_Tries).remote()
+        rows = [{"shard": number, **shard} for number, shard in enumerate(shards)]
+        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Worker,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_constructor_args=(work, tries, version()),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+            num_cpus=1 if self.address is None or gpus else cpus,
+            num_gpus=gpus or None,
+        )
+        parts: dict[int, list[pa.Table]] = {}
+        left = set(range(len(rows)))
+        try:
+            for block in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+                if "error" in block.column_names:
+                    raise InputError(block["error"][0].as_py())
+                number = block["shard"][0].as_py()
+                parts.setdefault(number, []).append(block)
+                if sum(part.num_rows for part in parts[number]) == block["of"][0].as_py():
+                    whole = pa.concat_tables(parts.pop(number)).sort_by("at")
+                    left.remove(number)
+                    yield number, whole.drop_columns(["shard", "at", "of"])
+            if left:
+                raise RuntimeError(f"Ray returned nothing for shards {sorted(left)[:5]}")
+        except ray.exceptions.RayTaskError:
+            raise  # a mistake of the program's: its own traceback says more
+        except ray.exceptions.RayError as error:
+            raise InputError(
+                f"the Ray cluster failed ({type(error).__name__}: {_first_line(error)}): finished "
+                "shards are kept, the same command goes on from there"
+            ) from error
+
+    def _joined(self) -> Any:
+        """The module `ray`, connected."""
+        fresh = QUIET if self.address is not None else QUIET | LOOPBACK
+        for name, value in fresh.items():
+            os.environ.setdefault(name, value)
+        try:
+            import ray
+            import ray.data
+        except ImportError as error:
+            raise InputError("--engine ray needs Ray: pip install 'fcr[ray]'") from error
+        if not ray.is_initialized():
+            self._join(ray)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures arrive as exceptions
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        return ray
+
+    def _join(self, ray: Any) -> None:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if self.address is None:
+            self._scratch = _scratch()
+            options |= {"address": "local", "include_dashboard": False, "num_cpus": self.workers}
+            options |= {"_temp_dir": str(self._scratch)}
+        else:
+            options |= {"address": self.address}
+        with _undisturbed():
+            try:
+                ray.init(**options)
+            except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
+                self.close()
+                raise InputError(
+                    f"no Ray cluster answers at {self.address}: {_first_line(error)}. Give the "
+                    "address of one with --engine-address (started by `ray start --head`), or "
+                    "leave it out to use this machine"
+                    if self.address is not None
+                    else f"Ray did not start on this machine: {_first_line(error)}"
+                ) from error
+        self._owned = True
+
+    def _resources(self, ray: Any, cpus: int) -> tuple[float, int]:
+        """GPU share of a worker, and how many workers."""
+        there = ray.cluster_resources()
+        gpus = float(there.get("GPU", 0))
+        share = min(1.0, gpus) if self.gpus is None else self.gpus
+        if share > gpus and self.address is None:
+            raise InputError(
+                f"--engine-gpus is {share:g} and this machine has {gpus:g} GPUs that Ray can use: "
+                "leave it out, or name a cluster that has them with --engine-address"
+            )
+        if self.workers is not None:
+            return share, self.workers
+        cores = float(there.get("CPU", 1)) / (1 if self.address is None else cpus)
+        return share, max(1, int(gpus / share if share else cores))
+
+
+# ---------------------------------------------------------------------------------------------
+# In the workers
+
+
+class _Tries:
+    """Counts how often each shard was begun: one that kills its worker is begun again and again."""
+
+    def __init__(self) -> None:
+        self.begun: dict[int, int] = {}
+
+    def begin(self, shard: int) -> int:
+        self.begun[shard] = self.begun.get(shard, 0) + 1
+        return self.begun[shard]
+
+
+class _Worker:
+    """An actor of the pool. Mistakes of the user's travel as a row, all others as they are."""
+
+    def __init__(self, work: Work, tries: Any, asked: str) -> None:
+        self.work, self.tries, self.asked = work, tries, asked
+        self.compute: Compute | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import pyarrow as pa
+        import ray
+
+        (shard,) = batch.to_pylist()
+        number = shard.pop("shard")
+        try:
+            if ray.get(self.tries.begin.remote(number)) > TRIES:
+                raise InputError(
+                    f"shard {number} lost its worker {TRIES} times, so a fifth would be lost too: "
+                    "most likely memory runs out; take smaller batches or fewer workers a machine"
+                )
+            if self.compute is None:
+                own = version()
+                if own != self.asked:
+                    raise InputError(
+                        f"a worker has fcr {own} and this is {self.asked}: install the same "
+                        "version everywhere"
+                    )
+                self.compute = self.work.open()
+            found = self.compute(shard)
+        except (caption.InputError, recsys.InputError, InputError) as error:
+            return pa.table({"shard": [number], "error": [str(error)]})
+        n = found.num_rows  # a block may be cut on its way back
+        added = {"shard": np.full(n, number), "at": np.arange(n), "of": np.full(n, n)}
+        for name, column in added.items():
+            found = found.append_column(name, pa.array(column))
+        return found
+
+
+@dataclass(frozen=True)
+class _Identify:
+    load: Callable[[], Captioner]
+
+    def open(self) -> Compute:
+        import pyarrow as pa
+
+        known = self.load()
+        table = pa.table({"name": [known.name], "fingerprint": [known.fingerprint()]})
+        return lambda _: table
+
+
+@dataclass(frozen=True)
+class _Describe:
+    load: Callable[[], Captioner]
+    fingerprint: str
+    settings: dict[str, int]
+
+    def open(self) -> Compute:
+        import pyarrow as pa
+
+        from caption.generate import SCHEMA, describe_shard
+
+        captioner = self.load()
+        if captioner.fingerprint() != self.fingerprint:
+            raise InputError(
+                f"a worker loaded other weights as {captioner.name} than the first one: give every "
+                "machine the same checkpoint"
+            )
+        threads = 1 if captioner.device.type == "cpu" else 4  # decode photos; fewer than a GPU's
+        types = (pa.string(), pa.string(), pa.float64(), pa.string())
+        schema = pa.schema(list(zip(SCHEMA, types, strict=True)))
+
+        def describe(shard: Mapping[str, Any]) -> pa.Table:
+            items = list(zip(shard["ids"], map(Path, shard["photos"]), strict=True))
+            rows = describe_shard(captioner, items, **self.settings, workers=threads)
+            return pa.Table.from_pylist(
+                [dict(zip(SCHEMA, row, strict=True)) for row in rows], schema
+            )
+
+        return describe
+
+
+@dataclass(frozen=True)
+class _Encode:
+    encoding: Encoding
+    threads: int
+    photos: bool = False
+
+    def open(self) -> Compute:
+        import pyarrow as pa
+        import torch
+
+        from recsys.encoders import encode_shard
+
+        torch.set_num_threads(self.threads)
+        model = self.encoding.open()
+
+        def encode(shard: Mapping[str, Any]) -> pa.Table:
+            sources = [Path(s) if self.photos else s for s in shard["sources"]]
+            rows = encode_shard(model, sources)
+            if not len(rows):
+                rows = np.full((len(sources), 1), np.nan, dtype=np.float32)
+            return pa.table({"vectors": _column(rows)})
+
+        return encode
+
+
+@dataclass(frozen=True)
+class _Rank:
+    recommender: Any
+    """ObjectRef of the fitted recommender."""
+    k: int
+    exclude_seen: bool
+
+    def open(self) -> Compute:
+        import pyarrow as pa
+        import ray
+
+        recommender = ray.get(self.recommender)
+
+        def rank(shard: Mapping[str, Any]) -> pa.Table:
+            users = np.asarray(shard["users"], dtype=np.int32)
+            items, scores = recommender.recommend(users, self.k, exclude_seen=self.exclude_seen)
+            return pa.table({"items": _column(items), "scores": _column(scores)})
+
+        return rank
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _column(rows: NDArray[Any]) -> Any:
+    """(n, d) as an Arrow column of n lists of d."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(rows).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, max(1, rows.shape[1]))
+
+
+def _array(column: Any) -> NDArray[Any]:
+    """The inverse of `_column`."""
+    flat: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), -1)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _scratch() -> Path:
+    """A folder for Ray's sockets and logs; removes those of processes that were killed."""
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > 30:  # sockets below it may have 107 characters
+        base = Path("/tmp")  # noqa: S108
+    for old in base.glob(f"{SCRATCH}*-*"):
+        owner = old.name.removeprefix(SCRATCH).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if owner.isdigit() and old.stat().st_uid == os.getuid() and not _alive(int(owner)):
+                shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=base))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """While Ray starts: it takes SIGTERM for itself (ours finishes a shard first), and its library
+    greets on the standard error."""
+    main = threading.current_thread() is threading.main_thread()
+    kept = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if main else {}
+    stderr = os.dup(2)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(silent)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
