@@ -190,13 +190,6 @@ def open_run(
         yield opened
 
 
-def checkpoint(name: str, kind: str) -> str:
-    """`demo` -> folder of the shipped model of this kind; any other name as it is."""
-    return str(packaged("data", "demo", kind)) if name == DEMO else name
-
-
-def checkpoint_hash(name: str) -> str:
-    """What a stage's key holds of a checkpoint: a folder's content hash, or the hub's name."""
 def remembered(path: Path) -> dict[str, str]:
     """What a run's `run.json` says: `data` and `config`, where they are not the defaults.
 
@@ -214,6 +207,13 @@ def remembered(path: Path) -> dict[str, str]:
     return found
 
 
+def checkpoint(name: str, kind: str) -> str:
+    """`demo` -> folder of the shipped model of this kind; any other name as it is."""
+    return str(packaged("data", "demo", kind)) if name == DEMO else name
+
+
+def checkpoint_hash(name: str) -> str:
+    """What a stage's key holds of a checkpoint: a folder's content hash, or the hub's name."""
     from recsys.encoders import checkpoint_digest
 
     return checkpoint_digest(Path(name)) if Path(name).is_dir() else name
