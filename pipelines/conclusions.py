@@ -63,6 +63,107 @@ def conclusions(
     ]
 
 
+def opening(results: Results, *, is_demo: bool) -> str:
+    """What was found and how sure it is, in one paragraph that names no metric; "" without results.
+
+    Args:
+        results: what the run holds.
+        is_demo: the catalogue is drawn, the networks are tiny.
+    """
+    said = [*_plain_texts(results), *_plain_captions(results), *_plain_audit(results)]
+    if said:
+        said.append(
+            "All of it comes from the demo, a drawn catalogue and tiny networks, and shows the way "
+            "rather than what a shop may expect."
+            if is_demo
+            else "All of it comes from one run on one shop’s articles; another season or seed can "
+            "differ by more than the intervals below."
+        )
+    return " ".join(said)
+
+
+def _plain_texts(results: Results) -> Iterator[str]:
+    metric = results.ranking_metric()
+    if results.differences is None or metric is None:
+        return
+    rows = results.differences.filter(pl.col("metric") == metric)
+    values = results.estimates(metric)
+    for (setting, _), part in rows.group_by(["setting", "against"], maintain_order=True):
+        found = part.to_dicts()
+        doing = DOINGS.get(str(setting), f"The text setting “{setting}”")
+        up = sum(significant(row) and row["difference"] > 0 for row in found)
+        down = sum(significant(row) and row["difference"] < 0 for row in found)
+        among = f" of the {len(found)} recommenders that read text" if len(found) > 1 else ""
+        if up or down:
+            parts = [f"better for {up}"] * bool(up) + [f"worse for {down}"] * bool(down)
+            yield f"{doing} made recommendations {_and(parts)}{among}, and not by chance."
+            continue
+        sentence = (
+            f"{doing} made no difference to recommendations that could be told from chance, for "
+            f"{'any' + among if among else 'the recommender that reads text'}"
+        )
+        sizes = [row["detectable"] for row in found if _finite(row["detectable"])]
+        base = sum(values[row["recommender"], row["against"]].value for row in found) / len(found)
+        if sizes and max(sizes) > 0 and base > 0:
+            sentence += (
+                f"; with {found[0]['n_users']:,} customers to test on, a change of less than about "
+                f"{100 * max(sizes) / base:.0f} % would go unnoticed, so that is no proof of none"
+            )
+        yield sentence + "."
+
+
+def _plain_captions(results: Results) -> Iterator[str]:
+    metric, own = results.headline(), results.captioner
+    if metric is None or own is None:
+        return
+    gain = _pair(results, own, "pretrained", metric)
+    known = {
+        b: score.value
+        for b in BASELINES
+        if b != own and isinstance(score := results.scores.get(b, {}).get(metric), Estimate)
+    }
+    best = max(known, key=lambda b: known[b], default="")
+    against = _pair(results, own, best, metric)
+    sentence = ""
+    if gain is not None:
+        sentence = "Fine-tuning did not change the captions beyond chance"
+        if significant(gain):
+            how = "closer to" if gain["difference"] > 0 else "further from"
+            sentence = f"Fine-tuning brought the captions {how} what people wrote, beyond chance"
+    if against is not None:
+        told = significant(against)
+        verdict = (
+            "are better than"
+            if told and against["difference"] > 0
+            else "are worse than"
+            if told
+            else "can’t be told apart from"
+        )
+        link = "; they" if sentence else "The captions"
+        sentence += f"{link} {verdict} what the best method without a language model, {best}, gives"
+    if sentence:
+        yield sentence + "."
+
+
+def _plain_audit(results: Results) -> Iterator[str]:
+    wrong = {
+        field: rate["contradicting"]["value"]
+        for field, rate in results.audit.get(CATALOGUE, {}).items()
+        if rate["contradicting"]["n"]
+    }
+    if not wrong:
+        return
+    worst = max(wrong, key=lambda field: wrong[field])
+    in_hundred = round(100 * wrong[worst])
+    if in_hundred:
+        yield (
+            f"About {in_hundred} of 100 captions name another {worst} than the article has: what a "
+            "shop shows to people should be checked first."
+        )
+    else:
+        yield "Hardly any caption contradicts what the shop knows of the article."
+
+
 def significant(row: Mapping[str, Any]) -> bool:
     """Whether a comparison shows a difference (adjusted p-value and interval agree)."""
     p = row.get("p_adjusted", row.get("p_holm"))

@@ -59,7 +59,7 @@ def drawn_as(run: Run) -> Config:
 
 
 def demo(run: Run) -> Path:
-    """The whole way of the data: fine-tune, caption, score, audit, recommend, report.
+    """The whole way of the data: fine-tune, caption, score, audit, recommend, look, report.
 
     Returns:
         path of the HTML report.
@@ -68,10 +68,13 @@ def demo(run: Run) -> Path:
     from pipelines.recommend import recommend
     from pipelines.report import report
     from pipelines.score_captions import score_captions
+    from pipelines.seeing import attention, zero_shot
     from pipelines.train_captioner import train_captioner
 
     train_captioner(run)
     caption_items(run)
     score_captions(run)
     recommend(run, text=TEXTS)
+    attention(run)
+    zero_shot(run)
     return report(run)

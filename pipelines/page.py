@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ PHOTO_BUDGET = 7_000_000
 """Characters of embedded photos, so that the page stays below 10 MB whatever is asked for."""
 NAMING = ("prod_name", "product_type_name", "colour_group_name", "graphical_appearance_name")
 """Columns that name an article to people."""
+BEGINNING = re.compile(r"(?:^|[.!?]\s)\W*[^\W\d_]")
 LONGEST, LONGEST_NAME = 600, 90
 """Characters of a product text and of a product name that are shown."""
 
@@ -105,6 +107,14 @@ def data_uri(image: Image, size: int) -> str:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def sentence_case(text: str) -> str:
+    """A caption as people write it: captioners of lower-cased text begin no sentence in capitals.
+
+    Only what is shown is changed; tables and scores keep what was written.
+    """
+    return BEGINNING.sub(lambda begin: begin[0].upper(), text)
 
 
 def clip(text: str, longest: int = LONGEST) -> str:

@@ -1,7 +1,8 @@
 """Every figure of the project: one style, one palette, bytes that depend on the data alone.
 
-A figure is SVG with the palette's colours in it, fit for a file of its own, or a PNG on white. `themed` turns it into
-markup for inside a page, where the colours become CSS variables that follow light and dark.
+A figure is SVG with the palette's colours in it, fit for a file of its own, or a PNG on
+white. `themed` turns it into markup for inside a page, where the colours become CSS variables that
+follow light and dark.
 The palette keeps its hues apart for readers with any of the common colour vision deficiencies, and
 no figure relies on hue alone: series differ in marker and dash too, and stand in a table beside it.
 """

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.catalog import fingerprints, read_catalog
-from pipelines.conclusions import CAVEAT, conclusions
+from pipelines.conclusions import CAVEAT, conclusions, opening
 from pipelines.page import Page, clip
 from pipelines.report_captions import audit, captions, gallery, training
-from pipelines.report_experiment import experiment_hashes, experiments
+from pipelines.report_experiment import experiment_hashes, experiment_stages, experiments
+from pipelines.report_published import published_captions, published_ranking
 from pipelines.report_recommend import customers, ranking, reach, texts
 from pipelines.report_seeing import reinforcement, seeing
 from pipelines.results import STAGES, manifest_hashes, read_results
 from pipelines.run import Run
-from pipelines.tables import Column, Table
+from pipelines.tables import Column, Estimate, Missing, Table, Value
 from pipelines.workspace import atomic_file, file_sha256, write_text
 
 STAGE = "report"
@@ -120,6 +121,7 @@ def _render(page: Page) -> str:
         is_demo=page.run.is_demo,
         missing=[s for s in STAGES if s not in results.manifests and s != "catalogue"],
         stale=results.stale(),
+        opening=opening(results, is_demo=page.run.is_demo),
         conclusions=conclusions(results, reach(page)),
         caveat=CAVEAT,
         captions=captions(page),
@@ -132,6 +134,8 @@ def _render(page: Page) -> str:
         texts=texts(page),
         experiments=experiments(page),
         customers=customers(page),
+        published_captions=published_captions(page),
+        published_ranking=published_ranking(page),
         findings=_findings(page),
         costs=_costs(page),
         facts=_facts(page),
@@ -144,7 +148,9 @@ def _findings(page: Page) -> list[str]:
     found = [str(finding) for finding in page.catalog.findings]
     for stage in STAGES:
         record = page.results.record(stage)
-        found += [str(line) for line in (*record.get("findings", ()), *record.get("lines", ()))]
+        lines = (*record.get("findings", ()), *record.get("lines", ()))
+        # The audit has its own section.
+        found += [str(line) for line in lines if not str(line).startswith("audit of ")]
     captions = page.results.record("caption-items")
     for key, said in (("without_photo", "have no photo"), ("skipped", "have a photo not readable")):
         if captions.get(key):
@@ -153,6 +159,28 @@ def _findings(page: Page) -> list[str]:
 
 
 def _costs(page: Page) -> Table:
+    known = _manifests(page)
+    rows: list[list[Value]] = [
+        [
+            name,
+            float(m["seconds"]),
+            float(m["peak_memory_mb"]),
+            _energy(m),
+            m["created"][:16].replace("T", " ") + " UTC",
+        ]
+        for name, m in known.items()
+    ]
+    if len(rows) > 1:
+        watts = [cell.value for row in rows if isinstance(cell := row[3], Estimate)]
+        rows.append(
+            [
+                "all stages",
+                sum(float(m["seconds"]) for m in known.values()),
+                max(float(m["peak_memory_mb"]) for m in known.values()),
+                Estimate(sum(watts)) if watts else Missing("of no stage"),
+                None,
+            ]
+        )
     return page.table(
         Table(
             "costs",
@@ -161,19 +189,48 @@ def _costs(page: Page) -> Table:
                 Column("stage", "Stage"),
                 Column("seconds", "Seconds", decimals=1),
                 Column("peak_memory_mb", "Peak memory, MB", decimals=0),
+                Column("energy_wh", "Energy, Wh", decimals=2),
                 Column("created", "Finished"),
             ),
-            [
-                [name, float(m["seconds"]), float(m["peak_memory_mb"]), m["created"]]
-                for name, m in page.results.manifests.items()
-            ],
-            "Resumed stages count their last call. Memory is the process's peak.",
+            rows,
+            "Resumed stages count their last call. Memory is the process’s peak. "
+            + _watched(known),
         )
     )
 
 
+def _manifests(page: Page) -> dict[str, dict[str, Any]]:
+    """Every finished stage's manifest, those of experiments too."""
+    found = dict(page.results.manifests)
+    for name in experiment_stages(page.run.workspace):
+        manifest = page.run.workspace.manifest(name)
+        if manifest is not None:
+            found[name] = manifest
+    return found
+
+
+def _energy(manifest: dict[str, Any]) -> Estimate | Missing:
+    energy = manifest.get("energy", {"unavailable": "not recorded when this stage ran"})
+    if "wh" in energy:
+        return Estimate(float(energy["wh"]))
+    return Missing(str(energy.get("unavailable", "not measured")))
+
+
+def _watched(manifests: dict[str, dict[str, Any]]) -> str:
+    """How the energy was measured."""
+    parts = sorted({m["energy"]["by"] for m in manifests.values() if "by" in m.get("energy", {})})
+    if not parts:
+        return ""
+    load = any("load" in part.lower() for part in parts)
+    return (
+        f"Energy is that of the whole machine by codecarbon: {'; '.join(parts)}"
+        + (", where “load” is an estimate from how busy the processor is" if load else "")
+        + ". What a stage took before it was watched is taken to be like the rest."
+    )
+
+
 def _facts(page: Page) -> dict[str, Any]:
-    manifests = page.results.manifests
+    manifests = _manifests(page)
     packages: dict[str, str] = {}
     for manifest in manifests.values():
         packages |= manifest["packages"]

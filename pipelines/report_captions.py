@@ -11,8 +11,9 @@ import polars as pl
 
 from pipelines import plots
 from pipelines.conclusions import p_value, significant
-from pipelines.page import Page, clip
-from pipelines.results import CATALOGUE, Results, label
+from pipelines.page import Page, clip, sentence_case
+from pipelines.report_seeing import word_maps
+from pipelines.results import CATALOGUE, METRICS, Results, drawn, label
 from pipelines.tables import Column, Estimate, Table, Value
 
 WORST = 12
@@ -52,7 +53,7 @@ def captions(page: Page) -> dict[str, Any] | None:
         "Captioners on articles kept from training",
         (
             Column("captioner", "Captioner"),
-            *(Column(m, label(m), better="high" if _higher(m) else "") for m in metrics),
+            *(Column(m, label(m), better="high" if m in METRICS else "") for m in metrics),
         ),
         [[name, *(by.get(m) for m in metrics)] for name, by in results.scores.items()],
         "95 % bootstrap intervals over articles, where the metric is a mean over articles. "
@@ -199,9 +200,11 @@ def gallery(page: Page) -> dict[str, Any] | None:
     references: dict[str, list[str]] = {}
     for article_id, text in results.references.iter_rows():
         references.setdefault(article_id, []).append(text)
-    rng = np.random.default_rng(page.run.config.seed)
-    ids = sorted(references)
-    chosen = [ids[i] for i in rng.permutation(len(ids))[: page.run.config.report.gallery]]
+    maps = word_maps(page)
+    wanted, seed = page.run.config.report.gallery, page.run.config.seed
+    # Those whose maps were drawn come first; they were drawn at random too.
+    chosen = [i for i in maps if i in references]
+    chosen = (chosen + drawn(references.keys() - maps.keys(), wanted, seed))[:wanted]
     said: dict[tuple[str, str], str] = {
         (row["captioner"], row["article_id"]): row["caption"]
         for row in results.captions.filter(pl.col("article_id").is_in(chosen)).iter_rows(named=True)
@@ -223,7 +226,7 @@ def gallery(page: Page) -> dict[str, Any] | None:
         texts = [
             {
                 "captioner": name,
-                "text": clip(said[name, article_id]),
+                "text": sentence_case(clip(said[name, article_id])),
                 "score": score.get((name, article_id)),
                 "verdicts": verdicts.get((name, article_id), []),
             }
@@ -236,6 +239,7 @@ def gallery(page: Page) -> dict[str, Any] | None:
                 "references": [clip(text) for text in references[article_id]],
                 "texts": texts[:2],
                 "baselines": texts[2:],
+                "words": maps.get(article_id, []),
             }
         )
     page.table(
@@ -253,12 +257,13 @@ def gallery(page: Page) -> dict[str, Any] | None:
             ],
         )
     )
-    return {"cards": cards, "total": len(ids), "metric": label(metric) if metric else ""}
-
-
-def _higher(metric: str) -> bool:
-    """Metrics of quality; length, variety and copying have no better end."""
-    return label(metric) != metric.replace("-", " ").replace("_", " ")
+    return {
+        "cards": cards,
+        "total": len(references),
+        "metric": label(metric) if metric else "",
+        "maps": sum(bool(card["words"]) for card in cards),
+        "captioner": results.captioner,
+    }
 
 
 def _comparisons(results: Results) -> Table:
@@ -378,7 +383,7 @@ def _worst(page: Page) -> list[dict[str, Any]]:
     cases = [
         {
             **page.article(article_id, 160),
-            "caption": clip(said.get(article_id, "")),
+            "caption": sentence_case(clip(said.get(article_id, ""))),
             "faults": faults[article_id],
         }
         for article_id in order

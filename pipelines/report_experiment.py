@@ -23,10 +23,11 @@ from pipelines.attribution import QUALITIES
 from pipelines.augment import SETTINGS
 from pipelines.cells import ALL, COLD_ALONE
 from pipelines.conclusions import p_value
-from pipelines.page import Page, clip
+from pipelines.page import Page, clip, sentence_case
 from pipelines.published import METRICS as PUBLISHED_METRICS
-from pipelines.published import is_thesis, published, same_data
+from pipelines.published import THESIS, is_thesis, published, ranking_differing
 from pipelines.ranking import NO_TEXT
+from pipelines.report_recommend import better
 from pipelines.results import label
 from pipelines.tables import Column, Estimate, Missing, Table, Value
 from pipelines.workspace import Workspace, file_sha256
@@ -162,7 +163,7 @@ def _values(found: _Found) -> Table:
                     f"{metric} {part}",
                     f"{new if part == COLD_ALONE else ''}{label(metric)}",
                     decimals=4,
-                    better="high",
+                    better=better(metric),
                 )
                 for part, metric in columns
             ),
@@ -356,7 +357,7 @@ def _extremes(page: Page, found: _Found) -> dict[str, Any] | None:
                 f"{_rank(before)} → {_rank(after)}" for before, after in item["moves"]
             ),
             "human": clip(item["human"] or ""),
-            "caption": clip(item["caption"] or ""),
+            "caption": sentence_case(clip(item["caption"] or "")),
             "train_purchases": item["train_purchases"],
         }
         for item in extremes["articles"]
@@ -384,7 +385,10 @@ def _leaks(found: _Found) -> Table:
 
 def _thesis(page: Page, found: _Found) -> Table:
     """The published figures beside ours, where the data is the same; else that it is not."""
-    same = _same(page, found)
+    config = found.manifest["config"]
+    purchases = found.manifest["record"].get("purchases", 0)
+    different = ranking_differing(THESIS, config, page.catalog.articles.height, purchases)
+    same = not different
     rows: list[list[Value]] = []
     for row, setting in found.metrics.select("row", "setting").unique(maintain_order=True).rows():
         own = found.metrics.filter(row=row, setting=setting, slice=ALL)
@@ -392,7 +396,7 @@ def _thesis(page: Page, found: _Found) -> Table:
         line: list[Value] = [row, _setting(setting)]
         for metric in PUBLISHED_METRICS:
             theirs = published(row, setting, metric)
-            other = None if theirs is None else Missing("other data")
+            other = None if theirs is None else Missing("another protocol")
             line += [ours.get(metric), theirs if same else other]
         rows.append(line)
     return Table(
@@ -408,8 +412,8 @@ def _thesis(page: Page, found: _Found) -> Table:
             ),
         ),
         rows,
-        ("" if same else "Other data than published (H&M’s whole tables): the published figures "
-         "don’t compare and are left out. ") + found.note,
+        ("" if same else f"Not as published ({'; '.join(different)}): the published figures don’t "
+         "compare and are left out. ") + found.note,
     )  # fmt: skip
 
 
@@ -448,11 +452,6 @@ def _side_by_side(page: Page, found: Mapping[str, _Found]) -> Table | None:
             f"{_readable(other.record['protocol'])}.",
         )
     )
-
-
-def _same(page: Page, found: _Found) -> bool:
-    purchases = found.manifest["record"].get("purchases", 0)
-    return same_data(page.catalog.articles.height, purchases)
 
 
 def _chunks(rows: pl.DataFrame) -> Iterator[list[str]]:

@@ -101,13 +101,19 @@ def texts(page: Page) -> dict[str, Any] | None:
     rows: list[list[Value]] = []
     values: dict[str, dict[str, Estimate]] = {}
     detectable: dict[str, float] = {}
-    for row in results.differences.iter_rows(named=True):
+    known = {m: results.estimates(m) for m in results.differences["metric"].unique()}
+    first = results.differences.with_columns(first=pl.col("metric") == metric).sort(
+        "first", descending=True, maintain_order=True
+    )
+    for row in first.iter_rows(named=True):
         difference = Estimate(row["difference"], row["low"], row["high"])
         rows.append(
             [
                 row["recommender"],
                 f"{row['setting']} − {row['against']}",
                 label(row["metric"]),
+                known[row["metric"]].get((row["recommender"], row["against"])),
+                known[row["metric"]].get((row["recommender"], row["setting"])),
                 difference,
                 p_value(row["p_holm"]),
                 "yes" if significant(row) else "no",
@@ -127,6 +133,8 @@ def texts(page: Page) -> dict[str, Any] | None:
             Column("recommender", "Recommender"),
             Column("settings", "Texts"),
             Column("metric", "Metric"),
+            Column("before", "Before", decimals=4),
+            Column("after", "After", decimals=4),
             Column("difference", "Difference", decimals=4, signed=True),
             Column("p_holm", "Adjusted p"),
             Column("shown", "Shown"),
@@ -134,6 +142,7 @@ def texts(page: Page) -> dict[str, Any] | None:
             Column("n_users", "Customers"),
         ),
         rows,
+        "“fill − original”: after is the value under “fill”, before under “original”. "
         "Paired bootstrap over customers; p-values of this table are corrected by Holm. "
         "Shown: beyond chance. Detectable: the size of a change that this many "
         "customers would show four times out of five.",

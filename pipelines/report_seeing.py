@@ -9,7 +9,7 @@ import polars as pl
 
 from pipelines import plots
 from pipelines.conclusions import p_value
-from pipelines.page import Page, clip
+from pipelines.page import Page, clip, sentence_case
 from pipelines.reinforce import CONTROL, REINFORCED
 from pipelines.reinforce import STAGE as REINFORCE
 from pipelines.results import label
@@ -18,7 +18,6 @@ from pipelines.tables import Column, Estimate, Table
 from pipelines.workspace import read_json
 
 WHY = {
-    "drawn": "Drawn at random",
     "best": "Highest CLIPScore",
     "worst": "Lowest CLIPScore",
 }
@@ -103,18 +102,22 @@ def seeing(page: Page) -> dict[str, Any] | None:
     }
 
 
+def word_maps(page: Page) -> dict[str, list[dict[str, Any]]]:
+    """Article drawn at random -> the words of its caption, each with its map; {} without maps."""
+    maps = _json(page, ATTENTION, "maps.json")
+    items = [] if maps is None else maps["items"]
+    return {item["article_id"]: _words(page, item) for item in items if item["why"] == "drawn"}
+
+
 def _groups(page: Page, maps: dict[str, Any]) -> list[dict[str, Any]]:
     groups = []
     for why, heading in WHY.items():
         cards = [
             {
                 **page.article(item["article_id"], 96),
-                "caption": clip(item["caption"]),
+                "caption": sentence_case(clip(item["caption"])),
                 "clipscore": item["clipscore"],
-                "words": [
-                    {"word": clip(w["word"], 40), "image": _tile(page, w["file"])}
-                    for w in item["words"]
-                ],
+                "words": _words(page, item),
             }
             for item in maps["items"]
             if item["why"] == why
@@ -122,6 +125,10 @@ def _groups(page: Page, maps: dict[str, Any]) -> list[dict[str, Any]]:
         if cards:
             groups.append({"heading": heading, "cards": cards})
     return groups
+
+
+def _words(page: Page, item: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"word": clip(w["word"], 40), "image": _tile(page, w["file"])} for w in item["words"]]
 
 
 def _tile(page: Page, name: str) -> str | None:
@@ -159,7 +166,8 @@ def _accuracies(page: Page, found: dict[str, Any]) -> Table:
             ),
             rows,
             f"Checkpoint {found['clip']}; 95 % Wilson intervals. The class with the sentence "
-            "nearest to the photo; “all of them” averages the sentences of a class.",
+            "nearest to the photo ({} stands for the class); “all of them” averages the sentences "
+            "of a class.",
         )
     )
 

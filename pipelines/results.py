@@ -5,8 +5,9 @@ Every part may be absent, because a run may be reported at any moment; absent pa
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ BASELINES = ("retrieval", "consensus", "copy-nearest", "most-frequent")
 CATALOGUE = "catalogue"
 """Key of the audit over everything written for the catalogue."""
 METRICS = (
-    *(f"bleu-{n}" for n in range(1, 5)),
-    *("rouge-l", "cider-d", "cider", "meteor", "spice", "clipscore", "refclipscore"),
+    *("cider-d", "cider", "meteor", "bleu-4", "rouge-l", "spice", "clipscore", "refclipscore"),
+    *("category-accuracy", "attribute-f1", "attribute-map", "attribute-mar"),
+    *(f"bleu-{n}" for n in range(1, 4)),
 )
+"""Caption metrics of quality, those that say most first."""
 
 
 @dataclass(frozen=True)
@@ -192,16 +195,29 @@ def manifest_hashes(workspace: Workspace) -> dict[str, str]:
     return {stage: file_sha256(path) for stage, path in paths.items() if path.is_file()}
 
 
+def drawn(ids: Iterable[str], n: int, seed: int) -> list[str]:
+    """The first n of `ids` in an order that depends on each id and the seed alone: whoever draws
+    from a part of them draws the same ones, as far as they are there."""
+
+    def place(item: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{item}".encode()).digest()
+
+    return sorted(set(ids), key=place)[:n]
+
+
 def label(metric: str) -> str:
     """A metric's name as it is written in papers."""
     name, at, k = metric.partition("@")
     special = {"cider-d": "CIDEr-D", "cider": "CIDEr", "clipscore": "CLIPScore"}
-    special |= {"refclipscore": "RefCLIPScore"}
+    special |= {"refclipscore": "RefCLIPScore", "attribute-f1": "Attribute F1"}
+    special |= {"map_elliot": f"Elliot’s MAP{at}{k}"}
+    special |= {"attribute-map": "Attribute MAP", "attribute-mar": "Attribute MAR"}
     if name in special:
         return special[name]
     if re.fullmatch(r"(bleu|rouge|meteor|spice|ndcg|map)(-\w+)?", name):
         return f"{name.upper()}{at}{k}"
-    return f"{name.replace('-', ' ').replace('_', ' ')}{at}{k}"
+    plain = name.replace("-", " ").replace("_", " ")
+    return f"{plain[:1].upper()}{plain[1:]}{at}{k}"
 
 
 def _place(name: str, order: tuple[str, ...], first: int | None = None) -> int:

@@ -15,6 +15,7 @@ from pipelines import InputError
 from pipelines.caption_items import STAGE as CAPTIONS
 from pipelines.caption_items import load
 from pipelines.catalog import fingerprints
+from pipelines.results import drawn
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import known_parts
 from pipelines.workspace import Stage, write_json
@@ -156,9 +157,9 @@ def _look(run: Run, stage: Stage, captions: pl.DataFrame, clip_name: str) -> Non
     config = run.config.seeing
     order = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
     n = min(config.extremes, len(order) // 2)
-    drawn = np.random.default_rng(run.config.seed).permutation(len(examples))[: config.shown]
+    row = {e.id: i for i, e in enumerate(examples)}
     chosen = [
-        *(("drawn", int(i)) for i in drawn),
+        *(("drawn", row[i]) for i in drawn(row, config.shown, run.config.seed)),
         *(("best", i) for i in order[:n]),
         *(("worst", i) for i in reversed(order[len(order) - n :])),
     ]

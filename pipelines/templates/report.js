@@ -26,7 +26,10 @@
     const input = document.createElement("input");
     const count = document.createElement("output");
     box.className = "search";
-    label.append(`Search ${what} `, input);
+    const where = document.createElement("span");
+    where.className = "sr";
+    where.textContent = ` ${what}`;
+    label.append("Search", where, " ", input);
     input.type = "search";
     count.setAttribute("aria-live", "polite");
     input.addEventListener("input", () => {
@@ -51,7 +54,7 @@
       heading.append(button);
     });
     const rows = [...table.tBodies[0].rows];
-    if (rows.length > 12) search(table.closest(".scroll"), rows, table.caption.textContent.toLowerCase());
+    if (rows.length > 12) search(table.closest(".scroll"), rows, table.caption.textContent);
   }
   for (const list of document.querySelectorAll("[data-search]")) {
     search(list, [...list.children], list.dataset.search);
