@@ -191,13 +191,12 @@ def customers(page: Page) -> dict[str, Any] | None:
         (pl.col("t_dat") >= first).alias("next"),
     )
     rows = _shown_rows(results, metric)
+    others = [key for key in results.estimates(metric) if key not in rows]
     wanted_rows = pl.LazyFrame(rows, ["recommender", "setting"], orient="row")
-    shown = (
-        lists.filter(pl.col("rank") <= SHOWN_ITEMS)
-        .join(wanted_rows, on=["recommender", "setting"], how="semi")
-        .select("user_id", "rank", "article_id", "recommender", "setting")
-        .collect()
+    every = lists.filter(pl.col("rank") <= SHOWN_ITEMS).select(
+        "user_id", "rank", "article_id", "recommender", "setting"
     )
+    shown = every.join(wanted_rows, on=["recommender", "setting"], how="semi").collect()
     after = purchases.filter("next").select("user_id", "article_id").unique()
     hit = set(shown.join(after, on=["user_id", "article_id"])["user_id"])
     known = set(purchases.filter(~pl.col("next"))["user_id"])
@@ -206,6 +205,17 @@ def customers(page: Page) -> dict[str, Any] | None:
     shuffled = [tested[i] for i in rng.permutation(len(tested))]
     lucky = [u for u in shuffled if u in hit][: (wanted + 1) // 2]
     chosen = lucky + [u for u in shuffled if u not in hit][: wanted - len(lucky)]
+    theirs = every.filter(pl.col("user_id").is_in(chosen)).collect()
+
+    def strip(user: str, name: str, setting: str, later: Sequence[str]) -> dict[str, Any]:
+        listed = theirs.filter(
+            (pl.col("user_id") == user)
+            & (pl.col("recommender") == name)
+            & (pl.col("setting") == setting)
+        ).sort("rank")["article_id"]
+        title = name if setting == "-" else f"{name} ({setting})"
+        return _strip(page, f"{title} shows", listed.to_list(), later)
+
     cards = []
     for user in chosen:
         own = purchases.filter(pl.col("user_id") == user)
@@ -214,16 +224,16 @@ def customers(page: Page) -> dict[str, Any] | None:
         strips = [
             _strip(page, "Bought before", before.head(SHOWN_ITEMS).to_list(), (), len(before))
         ]
-        for name, setting in rows:
-            listed = shown.filter(
-                (pl.col("user_id") == user)
-                & (pl.col("recommender") == name)
-                & (pl.col("setting") == setting)
-            ).sort("rank")["article_id"]
-            title = name if setting == "-" else f"{name} ({setting})"
-            strips.append(_strip(page, f"{title} shows", listed.to_list(), later))
+        strips += [strip(user, *key, later) for key in rows]
         strips.append(_strip(page, "Bought next", later[:SHOWN_ITEMS], (), len(later)))
-        cards.append({"id": user, "hit": user in hit, "strips": strips})
+        cards.append(
+            {
+                "id": user,
+                "hit": user in hit,
+                "strips": strips,
+                "others": [strip(user, *key, later) for key in others],
+            }
+        )
     share = len(hit & set(tested)) / max(1, len(tested))
     return {"cards": cards, "share": share, "tested": len(tested), "length": SHOWN_ITEMS}
 

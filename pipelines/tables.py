@@ -16,11 +16,19 @@ from typing import Literal
 
 FORMULA = ("=", "+", "-", "@", "\t")
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+PAGE_ROWS, LONG_CELL, PARAGRAPH = 45, 40, "12em"
+"""Of LaTeX: rows that fit a page, characters beyond which a cell breaks its lines, and how wide."""
+TURNS = re.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Marks that turn the direction of text, which TeX does not know."""
 TEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "|": r"\textbar{}",
+        "→": r"$\to$",
+        "≥": r"$\ge$",
+        "≤": r"$\le$",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -143,28 +151,56 @@ class Table:
         return "\n".join([*lines, *(["", _markdown(self.note)] if self.note else [])]) + "\n"
 
     def latex(self) -> str:
-        """A `table` with booktabs rules; the best of a column in bold."""
-        numeric = self.numeric()
-        align = "".join("r" if c.key in numeric else "l" for c in self.columns)
-        lines = [
-            "% needs \\usepackage{booktabs}",
-            "\\begin{table}",
-            "\\centering",
+        """A `table` with booktabs rules, made to fit the page's width; the best of a column in
+        bold. Tables that no page holds become a `longtable`. Columns of long texts break lines.
+        """
+        numeric, cells = self.numeric(), self.shown()
+        align = "".join(
+            "r"
+            if c.key in numeric
+            else f"p{{{PARAGRAPH}}}"
+            if max((len(row[i].text) for row in cells), default=0) > LONG_CELL
+            else "l"
+            for i, c in enumerate(self.columns)
+        )
+        long = len(self.rows) > PAGE_ROWS
+        caption = [
             f"\\caption{{{_tex(self.title)}.{' ' + _tex(self.note) if self.note else ''}}}",
             f"\\label{{tab:{self.name}}}",
-            f"\\begin{{tabular}}{{{align}}}",
-            "\\toprule",
-            " & ".join(_tex(c.label) for c in self.columns) + " \\\\",
-            "\\midrule",
         ]
-        for row in self.shown():
-            cells = (
+        head = ["\\toprule", " & ".join(_tex(c.label) for c in self.columns) + " \\\\", "\\midrule"]
+        if long:
+            lines = [
+                "% needs \\usepackage{booktabs,longtable}",
+                "{\\scriptsize",
+                f"\\begin{{longtable}}{{{align}}}",
+                *caption[:1],
+                caption[1] + " \\\\",
+                *head,
+                "\\endhead",
+            ]
+            end = ["\\bottomrule", "\\end{longtable}", "}", ""]
+        else:
+            lines = [
+                "% needs \\usepackage{booktabs,adjustbox}",
+                "\\begin{table}",
+                "\\centering",
+                *caption,
+                "\\begin{adjustbox}{max width=\\textwidth}",
+                f"\\begin{{tabular}}{{{align}}}",
+                *head,
+            ]
+            end = ["\\bottomrule", "\\end{tabular}", "\\end{adjustbox}", "\\end{table}", ""]
+        for row in cells:
+            texts = (
                 (f"\\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text))
                 + (f" {{\\scriptsize {_tex(c.detail)}}}" if c.detail and not c.missing else "")
                 for c in row
             )
-            lines.append(" & ".join(cells) + " \\\\")
-        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+            line = " & ".join(texts)
+            # After the end of a row, TeX takes these for an argument of it.
+            lines.append(("{}" if line.startswith(("[", "*")) else "") + line + " \\\\")
+        return "\n".join([*lines, *end])
 
     def _best(self, index: int) -> float | None:
         better = self.columns[index].better
@@ -257,4 +293,5 @@ def _markdown(text: str) -> str:
 
 
 def _tex(text: str) -> str:
-    return " ".join(UNSEEN.sub(" ", text).split()).translate(TEX).replace("−", "--")
+    text = " ".join(TURNS.sub("", UNSEEN.sub(" ", text)).split())
+    return text.translate(TEX).replace("−", "--")

@@ -487,6 +487,63 @@ def test_tables_escape_for_their_readers_and_mark_the_best() -> None:
     assert latex.count(r"\\") == 4
 
 
+def tex_faults(source: str) -> list[str]:
+    """What would stop pdflatex or put cells into the wrong column."""
+    lines = [line for line in source.splitlines() if not line.startswith("%")]
+    text = "\n".join(lines)
+    plain = re.sub(r"\\[\\&%$#_{}]", "", text)
+    faults = []
+    if plain.count("{") != plain.count("}"):
+        faults.append("braces don't match")
+    open_: list[str] = []
+    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if what == "begin":
+            open_.append(name)
+        elif not open_ or open_.pop() != name:
+            faults.append(f"end of {name}")
+    faults += [f"{name} is not ended" for name in open_]
+    commands = set(re.findall(r"\\([A-Za-z]+)", plain))
+    known = {
+        "begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule",
+        "endhead", "textbf", "scriptsize", "textbackslash", "textasciitilde", "textasciicircum",
+        "textless", "textgreater", "textbar", "textwidth", "to", "ge", "le",
+    }  # fmt: skip
+    faults += [f"unknown command {name}" for name in sorted(commands - known)]
+    faults += [f"bare {sign}" for sign in "#_^~" if sign in plain]
+    (spec,) = re.findall(r"\\begin\{(?:tabular|longtable)\}\{(.*)\}", text)
+    columns = len(re.sub(r"p\{[^}]*\}", "p", spec))
+    for line in lines:
+        if line.endswith(r" \\") and not line.startswith(r"\label"):
+            cells = len(re.findall(r"(?<!\\)&", line)) + 1
+            if cells != columns or line.lstrip().startswith(("[", "*")):
+                faults.append(f"{cells} cells of {columns}: {line[:80]}")
+    return faults
+
+
+def test_the_latex_of_every_table_can_be_set(runs: Path) -> None:
+    files = sorted((runs / "shop/report/tables").glob("*.tex"))
+    assert len(files) > 10
+    for path in files:
+        source = path.read_text(encoding="utf-8")
+        assert tex_faults(source) == [], path.name
+        assert "booktabs" in source
+        assert r"\toprule" in source
+    tables = {path.stem: path.read_text(encoding="utf-8") for path in files}
+    assert r"\textbf{" in tables["recommendations"]
+    assert "{\\scriptsize [" in tables["recommendations"]
+    assert "p{" in tables["gallery"], "columns of long texts break their lines"
+    assert (
+        r"\begin{longtable}" in tables["published-captions"]
+        or len(table(runs, "published-captions")) <= 45
+    )
+
+
+@given(st.text(max_size=60), st.integers(1, 50))
+def test_no_text_breaks_latex(text: str, rows: int) -> None:
+    made = Table("t", text, (Column("a", "A"), Column("b", text)), [[text, text]] * rows, text)
+    assert tex_faults(made.latex()) == []
+
+
 @given(st.text(max_size=30))
 def test_no_text_becomes_a_formula_or_breaks_a_table(text: str) -> None:
     table = Table("t", text, (Column("a", "A"), Column("b", "B")), [[text, text]])
