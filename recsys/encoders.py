@@ -585,6 +585,7 @@ def _encode_distinct(
             for number, rows in encoded:
                 if elsewhere is not None:
                     count(len(shards[number]))
+                _check_there(sources[number], rows)
                 if len(rows):  # unreadable inputs are remembered as NaN, or tried in every run
                     store.add(shards[number], rows)
                     counts["encoded"] += int((~np.isnan(rows[:, 0])).sum())
@@ -601,6 +602,19 @@ def _encode_distinct(
         lost = sum(key is not None for key in inputs.keys) - int(valid.sum())
         counts["unreadable_image"] = lost
     return vectors, valid
+
+
+def _check_there(sources: Sequence[Any], rows: NDArray[np.float32]) -> None:
+    """A photo that vanished after it was listed must not be remembered as one that is unreadable.
+
+    Raises InputError where one did."""
+    lost = np.isnan(rows[:, 0]) if len(rows) else np.ones(len(sources), dtype=bool)
+    for source in (sources[i] for i in np.flatnonzero(lost).tolist()):
+        if isinstance(source, Path) and not source.exists():
+            raise InputError(
+                f"photo {source} was there when it was listed and is gone: put it back, or give "
+                "the same command again to go on without it"
+            )
 
 
 def _check_memory(n: int, dim: int, kind: str) -> None:

@@ -285,8 +285,8 @@ def _parse(
     for which in range(2):
         try:
             numbers, mappings = _merge([region.ids(which) for region in parsed], given[which])
-        except pl.exceptions.ComputeError:
-            return None  # an id that is not UTF-8
+        except (pl.exceptions.ComputeError, ValueError):
+            return None  # an id that is not UTF-8, or holds another kind of line end
         ids.append(numbers)
         maps.append(mappings)
     unit: TimeUnit = "D" if kind == csv.DATE else "s"
@@ -415,6 +415,8 @@ def _merge(
         csv.copy_spans(data, new, new.shape[0], out)
         texts.append(out.tobytes())
     lines = b"".join(texts)
+    if lines.count(b"\n") != n or b"\r" in lines or b"\x1e" in lines:
+        raise ValueError("an id that is not one line")
     ids = pl.read_csv(
         io.BytesIO(lines),
         has_header=False,

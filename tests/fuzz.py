@@ -35,7 +35,10 @@ LONGEST_MESSAGE = 1500
 """Characters of a refusal: it names what it found, it does not repeat the file."""
 BETWEEN = b"\n===\n"
 """Stands between the files of an input that is several."""
-UNTOUCHED = ("recsys.kernels", "recsys.csv_kernels", "recsys.selection", "recsys.vector_kernels")
+UNTOUCHED = tuple(
+    f"recsys.{name}"
+    for name in ("kernels", "csv_kernels", "metrics", "reduction", "selection", "similarity")
+)
 """Compiled by numba from their byte code, which must stay as it is."""
 
 
@@ -562,7 +565,7 @@ def by_coverage(name: str, seconds: int, keep: Path) -> tuple[int, str]:
         for number, sample in enumerate(target(name).samples):
             Path(corpus, str(number)).write_bytes(sample)
         words = Path(corpus, ".words")
-        words.write_text("".join(f"{_quoted(word)}\n" for word in target(name).words))
+        words.write_text("".join(f"{_quoted(word)}\n" for word in target(name).words or ("a",)))
         done = subprocess.run(
             [sys.executable, __file__, "--child", name, f"-max_total_time={seconds}",
              f"-timeout={PATIENCE}", f"-rss_limit_mb={4 * ROOM >> 20}", "-print_final_stats=1",
