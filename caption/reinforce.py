@@ -439,7 +439,9 @@ class _Run:
                 if state.get("key") != self.key:
                     return 0
                 held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError):
+            if state.pop("digest", "") != _digest(state, held):
+                return 0  # changed since it was written
+        except (SafetensorError, OSError, ValueError, AttributeError):
             return 0
         device = self.captioner.device
         with torch.no_grad():
@@ -478,6 +480,7 @@ class _Run:
             "alarms": self.alarms,
             "history": self.history,
         }
+        state["digest"] = _digest(state, tensors)
         write_atomically(self.path, save(tensors, {"state": json.dumps(state)}))
 
     def _draw(self, parts: Sequence[list[int]]) -> tuple[list[list[Sampled]], NDArray[np.float64]]:
@@ -557,6 +560,18 @@ def _check(config: ReinforceConfig, captioner: Captioner) -> None:
         raise InputError("policy_weight and mle_weight are both 0: there is nothing to learn from")
     if config.baseline != "greedy":
         advantages(np.zeros((1, config.samples)), config.baseline)
+
+
+def _digest(state: Mapping[str, Any], tensors: Mapping[str, "torch.Tensor"]) -> str:
+    """Of all that a checkpoint holds: safetensors does not notice a number that changed."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(state).encode())
+    for name in sorted(tensors):
+        plain = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode())
+        digest.update(plain.numpy().data)
+    return digest.hexdigest()
 
 
 def _key(
