@@ -1,5 +1,6 @@
 """The one door to photos: open a file as an RGB picture, or say in one sentence why not."""
 
+import os
 import threading
 import warnings
 from collections import deque
@@ -40,9 +41,13 @@ def open_image(path: Path, *, at_least: tuple[int, int] | None = None) -> Image.
     if not path.is_file():
         raise UnreadableImage(path, "no such file")
     try:
+        file = os.fspath(path)  # copies a photo of a store, whose failure is not the photo's
+    except FileNotFoundError as error:
+        raise UnreadableImage(path, "no such file") from error
+    try:
         with _HEADERS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(file)
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError

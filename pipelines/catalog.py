@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pipelines import InputError
+from pipelines import InputError, stores
 from pipelines.workspace import file_sha256, folder_fingerprint
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ class Catalog:
 
     def photos(self) -> list[Path | None]:
         """Per article its photo, or None where there is no such file."""
-        images = self.folder / "images"
-        present = {path.name for path in images.glob("*/*.jpg")}
+        present = {path.name for path in stores.images(self.folder).glob("*/*.jpg")}
         return [
             self.photo(article_id) if f"{article_id}.jpg" in present else None
             for article_id in self.articles["article_id"]
@@ -158,14 +157,14 @@ def image_path(folder: Path, article_id: str) -> Path:
         raise InputError(
             f"article_id {article_id!r} is not an id: expected letters, digits, '-', '_' or '.'"
         )
-    return Path(folder) / "images" / article_id[:3] / f"{article_id}.jpg"
+    return stores.images(Path(folder)) / article_id[:3] / f"{article_id}.jpg"
 
 
 def fingerprints(folder: Path, *, purchases: bool = True) -> dict[str, str]:
     """Content hashes of the tables, and a fingerprint of the photos (names, sizes, times)."""
     names = ["articles.csv"] + (["customers.csv", "transactions_train.csv"] if purchases else [])
     found = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
-    found["images"] = folder_fingerprint(folder / "images", "*/*.jpg")
+    found["images"] = folder_fingerprint(stores.images(folder), "*/*.jpg")
     return found
 
 

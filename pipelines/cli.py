@@ -21,6 +21,7 @@ import pipelines
 import recsys
 from pipelines import interrupts
 from pipelines.data_cli import data
+from pipelines.stores import DATA, INPUT, INPUT_SET, OUTPUT, RUNS, deliver, delivered, fetch, is_url
 
 if TYPE_CHECKING:
     from pipelines.engine import Engine
@@ -54,7 +55,6 @@ MODELS = [
     "all",
     "every",
 ]
-FILE = click.Path(path_type=Path)
 TEXTS = ["original", "caption", "fill", "both"]
 
 
@@ -96,7 +96,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--runs",
-            type=click.Path(file_okay=False, path_type=Path),
+            type=RUNS,
             default=Path("runs"),
             show_default=True,
             help="Folder of all runs.",
@@ -108,8 +108,8 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--data",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
+            type=DATA,
+            metavar="DIR|URL",
             help="Articles, purchases and photos in Kaggle's H&M layout [default: the "
             "run's, or the embedded demo].",
         ),
@@ -215,11 +215,11 @@ main.add_command(data)
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    type=OUTPUT,
+    metavar="DIR|URL",
     help="Folder for the tables of --scale.",
 )
-def demo(rebuild: Path | None, scale: float | None, out: Path | None, **options: Any) -> None:
+def demo(rebuild: Path | None, scale: float | None, out: Path | str | None, **options: Any) -> None:
     """The whole way on the embedded catalogue: captions, scores, recommendations, report."""
     if (scale is None) != (out is None):
         raise pipelines.InputError("--scale S and --out DIR go together: how large, and where to")
@@ -229,14 +229,14 @@ def demo(rebuild: Path | None, scale: float | None, out: Path | None, **options:
         from pipelines.run import live_progress
 
         seed = load_config(options["config"], options["overrides"]).seed
-        with live_progress() as progress:
+        with delivered(out, click.echo) as folder, live_progress() as progress:
             draw_scaled(
-                out,
+                folder,
                 scale=scale,
                 seed=seed,
                 progress=lambda done, rows: progress("drawing purchases", done, rows),
             )
-        _done(out, f"fcr recommend --data {out} --model itemknn")
+        click.echo(f"wrote {out}\nnext: fcr recommend --data {out} --model itemknn")
         return
     if rebuild is not None:
         from pipelines.pretrain import rebuild as rebuild_models
@@ -262,7 +262,7 @@ def demo(rebuild: Path | None, scale: float | None, out: Path | None, **options:
 @_common
 @click.option(
     "--captions",
-    type=FILE,
+    type=INPUT_SET,
     metavar="FILE",
     help="Learn from any caption set with splits (captions.json of `fcr data prepare`) instead of "
     "a shop's articles; the run's other commands follow.",
@@ -345,32 +345,32 @@ def caption_items(captioner: str | None, **options: Any) -> None:
 @_common
 @click.option(
     "--hypotheses",
-    type=click.Path(path_type=Path),
+    type=INPUT,
     metavar="FILE",
     help="Score any captions: COCO results JSON, or CSV/Parquet with id and text.",
 )
 @click.option(
     "--references",
-    type=click.Path(path_type=Path),
+    type=INPUT,
     metavar="FILE",
     help="With --hypotheses: COCO annotations JSON, or CSV/Parquet with id and text.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    type=OUTPUT,
+    metavar="DIR|URL",
     help="With --hypotheses: where scores.json and caption_scores.parquet go.",
 )
 @click.option("--metrics", metavar="A,B", help="Metrics to compute [default: the configuration's].")
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=INPUT,
     metavar="DIR",
     help="With --hypotheses: folder of photos named by id, for CLIPScore.",
 )
 @click.option(
     "--training",
-    type=click.Path(path_type=Path),
+    type=INPUT,
     metavar="FILE",
     help="With --hypotheses: texts the captioner learned from, for `verbatim` and `attributes`.",
 )
@@ -384,7 +384,7 @@ def caption_items(captioner: str | None, **options: Any) -> None:
 def score_captions(
     hypotheses: Path | None,
     references: Path | None,
-    out: Path | None,
+    out: Path | str | None,
     metrics: str | None,
     images: Path | None,
     training: Path | None,
@@ -401,16 +401,17 @@ def score_captions(
             )
         from pipelines.score_captions import score_files
 
-        path = score_files(
-            hypotheses,
-            references,
-            out=out or Path("scores"),
-            metrics=names,
-            images=images,
-            training=training,
-            backend=backend,
-            say=click.echo,
-        )
+        with delivered(out or Path("scores"), click.echo) as folder:
+            path = score_files(
+                hypotheses,
+                references,
+                out=folder,
+                metrics=names,
+                images=images,
+                training=training,
+                backend=backend,
+                say=click.echo,
+            )
         click.echo(f"wrote {path}")
         return
     from pipelines.score_captions import score_captions as command
@@ -446,12 +447,12 @@ def score_captions(
     default=None,
     help="Leave out what a customer bought before [default: keep].",
 )
-@click.option("--interactions", type=FILE, metavar="FILE", help="Any table instead of --data.")
-@click.option("--train", type=FILE, metavar="FILE", help="With --test: a split made elsewhere.")
-@click.option("--test", type=FILE, metavar="FILE", help="With --train: what to predict.")
+@click.option("--interactions", type=INPUT, metavar="FILE", help="Any table instead of --data.")
+@click.option("--train", type=INPUT, metavar="FILE", help="With --test: a split made elsewhere.")
+@click.option("--test", type=INPUT, metavar="FILE", help="With --train: what to predict.")
 @click.option(
     "--validation",
-    type=FILE,
+    type=INPUT,
     metavar="FILE",
     help="With --train and --test: kept from training, measured on "
     "`--set recommend.split.measure=validation`.",
@@ -467,8 +468,8 @@ def score_captions(
 @click.option("--min-item", type=int, metavar="N", help="Keep items with N users or more.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
+    type=OUTPUT,
+    metavar="DIR|URL",
     help="With a table: where its results go [default: recommendations].",
 )
 def recommend(
@@ -479,7 +480,7 @@ def recommend(
     train: Path | None,
     test: Path | None,
     validation: Path | None,
-    out: Path | None,
+    out: Path | str | None,
     core: int | None,
     min_user: int | None,
     min_item: int | None,
@@ -516,7 +517,8 @@ def recommend(
         from pipelines.recommend import Columns, recommend_files
 
         names = reading.pop("columns", None)
-        with _engine(options) as engine:
+        place = out or Path("recommendations")
+        with _engine(options) as engine, delivered(place, click.echo) as folder:
             path = recommend_files(
                 interactions,
                 train=train,
@@ -526,7 +528,7 @@ def recommend(
                 config=load_config(options["config"], options["overrides"]),
                 models=models,
                 exclude_seen=exclude_seen,
-                out=out or Path("recommendations"),
+                out=folder,
                 say=click.echo,
                 engine=engine,
             )
@@ -549,7 +551,7 @@ def recommend(
 @_common
 @click.option(
     "--captions",
-    type=FILE,
+    type=INPUT,
     metavar="FILE",
     help="Captions written elsewhere: a table of article_id (integers too) and description "
     "[default: the run's].",
@@ -583,14 +585,14 @@ def experiment(captions: Path | None, plan: bool, allow_leaks: bool, **options: 
 @main.command("score-recommendations")
 @click.option(
     "--recommendations",
-    type=FILE,
+    type=INPUT,
     metavar="FILE",
     required=True,
     help="Ranked lists: a table with user, item and rank or score; Kaggle's submission; TREC run.",
 )
 @click.option(
     "--test",
-    type=FILE,
+    type=INPUT,
     metavar="FILE",
     required=True,
     help="What was to be predicted: a table with user and item, or TREC qrels.",
@@ -601,14 +603,14 @@ def experiment(captions: Path | None, plan: bool, allow_leaks: bool, **options: 
 @click.option("--k", metavar="N,M", help="Cut-offs [default: 5,12].")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
+    type=OUTPUT,
+    metavar="DIR|URL",
     default=Path("recommendation-scores"),
     show_default=True,
     help="Where metrics.csv and user_metrics.parquet go.",
 )
 def score_recommendations(
-    recommendations: Path, test: Path, metrics: str | None, k: str | None, out: Path
+    recommendations: Path, test: Path, metrics: str | None, k: str | None, out: Path | str
 ) -> None:
     """Score ranked lists of any origin by the same code as `recommend`."""
     from pipelines.saved_lists import score_recommendations as command
@@ -617,7 +619,10 @@ def score_recommendations(
         ks = [int(part) for part in _names(k) or ()]
     except ValueError:
         raise pipelines.InputError(f"--k is {k!r}: expected whole numbers such as 5,12") from None
-    path = command(recommendations, test, out=out, metrics=_names(metrics), ks=ks, say=click.echo)
+    with delivered(out, click.echo) as folder:
+        path = command(
+            recommendations, test, out=folder, metrics=_names(metrics), ks=ks, say=click.echo
+        )
     click.echo(f"wrote {path}")
 
 
@@ -695,7 +700,7 @@ def report(names: tuple[str, ...], **options: Any) -> None:
 @main.command()
 @click.option(
     "--runs",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=RUNS,
     default=Path("runs"),
     show_default=True,
     help="Folder of all runs.",
@@ -730,7 +735,8 @@ def app(run: str, runs: Path, port: int, headless: bool) -> None:
     help="Leave out descriptions that contradict the article's own type, colour or pattern.",
 )
 @click.option("--licence", metavar="ID", help="Of the weights, for the model card (hub id).")
-def export(**options: Any) -> None:
+@click.option("--out", type=OUTPUT, metavar="DIR|URL", help="Copy it there as well.")
+def export(out: Path | str | None, **options: Any) -> None:
     """Hand over: the captioner with its model card, and articles.csv with descriptions."""
     from pipelines.export import export as command
 
@@ -738,6 +744,8 @@ def export(**options: Any) -> None:
     choices = {name: options.pop(name) for name in names}
     with _run(options) as run:
         exported = command(run, **choices)
+        if out is not None:
+            click.echo(f"copied {deliver(exported.articles.parent, out):,} files to {out}")
     if exported.captioner is not None:
         click.echo(f"wrote {exported.captioner}")
     _done(exported.articles, "load it; generated texts are marked in description_source")
@@ -751,6 +759,8 @@ def doctor(as_json: bool, **options: Any) -> None:
     from pipelines.doctor import examine, to_json, to_table
 
     run, data = options["run"], options["data"]
+    if is_url(data):
+        data = fetch(data, lazily=True)
     checks = examine(data=data, run=options["runs"] / run if run else options["runs"])
     if as_json:
         click.echo(to_json(checks))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines.stores import INPUT, OUTPUT, delivered
+
 if TYPE_CHECKING:
     from pipelines.run import Progress
 
 DATASETS = ["hm", "facad", "flickr30k", "flickr8k", "coco"]
-FOLDER = click.Path(path_type=Path)
 NO_PHOTOS = "Leave the photos unread (fast, finds less)."
 
 
@@ -24,7 +25,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("name", type=click.Choice(DATASETS), required=False)
-@click.option("--out", type=FOLDER, metavar="DIR", help="Where to download to.")
+@click.option("--out", type=OUTPUT, metavar="DIR|URL", help="Where to download to.")
 @click.option(
     "--accept-terms",
     "accepted",
@@ -32,7 +33,7 @@ def data() -> None:
     help="I have read and accept the owner's terms: call the owner's client.",
 )
 @click.option("--client", type=click.Choice(["kaggle", "huggingface"]), default="kaggle")
-def get(name: str | None, out: Path | None, accepted: bool, client: str) -> None:
+def get(name: str | None, out: Path | str | None, accepted: bool, client: str) -> None:
     """Say where a dataset comes from, its terms and size; download it on your word.
 
     Without --accept-terms nothing is downloaded.
@@ -46,17 +47,18 @@ def get(name: str | None, out: Path | None, accepted: bool, client: str) -> None
         return
     if name is None or out is None:
         raise InputError("--accept-terms downloads one dataset: give its NAME and --out DIR")
-    path = download(name, out, client=client, say=click.echo)
+    with delivered(out, click.echo) as folder:
+        download(name, folder, client=client, say=click.echo)
     click.echo(
-        f"downloaded to {path}\nnext: unpack what is packed there, then "
-        f"fcr data prepare {name} --source {path} --out PREPARED"
+        f"downloaded to {out}\nnext: unpack what is packed there, then "
+        f"fcr data prepare {name} --source {out} --out PREPARED"
     )
 
 
 @data.command()
 @click.argument("dataset", type=click.Choice(DATASETS))
-@click.option("--source", type=FOLDER, required=True, metavar="DIR", help="The raw files.")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="The prepared set.")
+@click.option("--source", type=INPUT, required=True, metavar="DIR|URL", help="The raw files.")
+@click.option("--out", type=OUTPUT, required=True, metavar="DIR|URL", help="The prepared set.")
 @click.option(
     "--split",
     type=click.Choice(["leak-free", "given", "random", "in-order"]),
@@ -76,21 +78,21 @@ def get(name: str | None, out: Path | None, accepted: bool, client: str) -> None
     help="Add nouns and adjectives that stand in train ten times to the attributes; another model "
     "of spacy or stanza stands behind a colon (spacy:en_core_web_trf).",
 )
-def prepare(dataset: str, source: Path, out: Path, size: str | None, **options: Any) -> None:
+def prepare(dataset: str, source: Path, out: Path | str, size: str | None, **options: Any) -> None:
     """Raw files to a caption set with splits, and for hm checked tables."""
     from pipelines.data import prepare as command
     from pipelines.data_split import parse_size
 
     sizes = parse_size(size) if size else None
-    with _progress() as progress:
+    with delivered(out, click.echo) as folder, _progress() as progress:
         path = command(
-            dataset, source, out, sizes=sizes, say=click.echo, progress=progress, **options
+            dataset, source, folder, sizes=sizes, say=click.echo, progress=progress, **options
         )
     click.echo(f"wrote {path}\nnext: fcr data check {out}")
 
 
 @data.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("folder", type=INPUT, metavar="DIR|URL")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.option("--no-photos", is_flag=True, help=NO_PHOTOS)
 def check(folder: Path, as_json: bool, no_photos: bool) -> None:
@@ -105,18 +107,18 @@ def check(folder: Path, as_json: bool, no_photos: bool) -> None:
 
 
 @data.command()
-@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("folder", type=INPUT, metavar="DIR|URL")
 @click.option(
-    "--out", type=FOLDER, metavar="DIR", help="Where the page goes [default: description-NAME]."
+    "--out", type=OUTPUT, metavar="DIR|URL", help="Where the page goes [default: description-NAME]."
 )
 @click.option("--no-photos", is_flag=True, help=NO_PHOTOS)
-def describe(folder: Path, out: Path | None, no_photos: bool) -> None:
+def describe(folder: Path, out: Path | str | None, no_photos: bool) -> None:
     """Draw what a dataset looks like: an HTML page and description.json."""
     from pipelines.describe import describe as command
 
     out = out or Path(f"description-{folder.resolve().name}")
-    with _progress() as progress:
-        path = command(folder, out, photos=not no_photos, progress=progress)
+    with delivered(out, click.echo) as page, _progress() as progress:
+        path = command(folder, page, photos=not no_photos, progress=progress)
     click.echo(f"wrote {path}\nnext: open it in a browser")
 
 

@@ -418,7 +418,9 @@ def _job(data: Path | None, run: Path) -> Iterable[Check]:
                 cost = "no command runs" if kind == "articles" else "recommend can't run"
                 remedy = f"put Kaggle's {name} into {data}"
                 yield Check(name, "missing", f"not in {data}", cost, remedy)
-        if not (data / "images").is_dir():
+        from pipelines.stores import images
+
+        if not images(data).is_dir():
             yield Check(
                 "images", "missing", f"no folder images in {data}",
                 "no captions, no photo encoders", f"put Kaggle's images into {data / 'images'}",

@@ -21,6 +21,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,8 @@ from numpy.typing import NDArray
 import caption
 import recsys
 from pipelines import InputError
+from pipelines.stores import THREADS as STORE_THREADS
+from pipelines.stores import reference, referred
 from pipelines.workspace import version
 
 if TYPE_CHECKING:
@@ -119,7 +122,7 @@ class Engine:
         ) -> Generator[tuple[int, list[Row]], None, None]:
             work = _Describe(load, fingerprint, dict(settings))
             tasks = [
-                {"ids": [id for id, _ in own], "photos": [str(photo) for _, photo in own]}
+                {"ids": [id for id, _ in own], "photos": [reference(photo) for _, photo in own]}
                 for own in shards
             ]
             with contextlib.closing(self.map(work, tasks)) as found:
@@ -138,9 +141,9 @@ class Engine:
         """
         import torch
 
-        tasks = [{"sources": [str(source) for source in own]} for own in shards]
         photos = bool(shards) and isinstance(shards[0][0], Path)
         work = _Encode(encoding, torch.get_num_threads(), photos)
+        tasks = [{"sources": list(map(reference, own) if photos else own)} for own in shards]
         with contextlib.closing(self.map(work, tasks, cpus=work.threads)) as found:
             for number, table in found:
                 rows = _array(table["vectors"])
@@ -356,7 +359,7 @@ class _Describe:
         schema = pa.schema(list(zip(SCHEMA, types, strict=True)))
 
         def describe(shard: Mapping[str, Any]) -> pa.Table:
-            items = list(zip(shard["ids"], map(Path, shard["photos"]), strict=True))
+            items = list(zip(shard["ids"], map(referred, shard["photos"]), strict=True))
             rows = describe_shard(captioner, items, **self.settings, workers=threads)
             return pa.Table.from_pylist(
                 [dict(zip(SCHEMA, row, strict=True)) for row in rows], schema
@@ -381,13 +384,24 @@ class _Encode:
         model = self.encoding.open()
 
         def encode(shard: Mapping[str, Any]) -> pa.Table:
-            sources = [Path(s) if self.photos else s for s in shard["sources"]]
+            sources = shard["sources"]
+            if self.photos:
+                with ThreadPoolExecutor(STORE_THREADS) as pool:
+                    sources = list(pool.map(_here, sources))
             rows = encode_shard(model, sources)
             if not len(rows):
                 rows = np.full((len(sources), 1), np.nan, dtype=np.float32)
             return pa.table({"vectors": _column(rows)})
 
         return encode
+
+
+def _here(photo: str) -> Path:
+    """A photo on this machine; encoders take a store that fails for a photo that can't be read."""
+    path = referred(photo)
+    with contextlib.suppress(FileNotFoundError):
+        return Path(os.fspath(path))
+    return path
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import InputError
+from pipelines import InputError, stores
 from pipelines.catalog import Catalog, read_catalog
 from pipelines.config import Config, load_config
 from pipelines.workspace import Workspace, packaged, read_json, write_json
@@ -134,8 +134,9 @@ def open_run(
 
     Args:
         run: its name; default: the data folder's name, or `demo`.
-        data: a folder in Kaggle's H&M layout; default: the one the run was first given, or the
-            embedded catalogue, which is drawn into the run when it isn't there.
+        data: a folder in Kaggle's H&M layout, or its URL (see `stores`); default: the one the run
+            was first given, or the embedded catalogue, which is drawn into the run when it isn't
+            there.
         config: a Config, a YAML file or a preset's name; default: the one the run was last given
             (a file or preset, which the run remembers), or the defaults.
         overrides: `section.key=value` over it; for this call only.
@@ -147,6 +148,10 @@ def open_run(
     Raises:
         InputError: bad name, configuration or data, or another process holds the run.
     """
+    place = None
+    if stores.is_url(data):
+        place = str(data).rstrip("/")
+        data = stores.fetch(place, lazily=True)
     if data is not None and not Path(data).is_dir():
         # Refuse before anything is created, so that a typing mistake leaves no empty run behind.
         read_catalog(Path(data), purchases=False)
@@ -164,16 +169,18 @@ def open_run(
         folder = workspace.folder / "catalogue"
         if data is not None:
             folder = Path(data).resolve()
-            if known.get("data", str(folder)) != str(folder):
-                say(f"run {name}: data was {known['data']}, is now {folder}; the rest is redone")
+            place = place or str(folder)
+            if known.get("data", place) != place:
+                say(f"run {name}: data was {known['data']}, is now {place}; the rest is redone")
         elif "data" in known:
-            folder = Path(known["data"])
+            place = known["data"]
+            folder = stores.fetch(place, lazily=True) if stores.is_url(place) else Path(place)
             if not folder.is_dir():
                 raise InputError(
                     f"run {name} was made from {folder}, which is gone: give its new place with "
                     "--data DIR"
                 )
-        record = {} if folder == workspace.folder / "catalogue" else {"data": str(folder)}
+        record = {} if folder == workspace.folder / "catalogue" else {"data": place}
         if isinstance(config, str | Path):
             record["config"] = str(config)
         if record != known:

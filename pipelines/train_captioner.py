@@ -123,9 +123,10 @@ def known_parts(run: Run, catalog: Catalog) -> CaptionSet:
 def caption_parts(run: Run, catalog: Catalog) -> CaptionSet:
     """The described articles with a photo, split so that nothing leaks (deterministic)."""
     from caption.sources import hm_captions, split_hm
+    from pipelines.stores import images
 
     sizes = run.config.captions
-    described = hm_captions(catalog.articles, run.data / "images", name=run.folder.name)
+    described = hm_captions(catalog.articles, images(run.data), name=run.folder.name)
     wanted = {"test": sizes.test, "validation": sizes.validation, "train": sizes.train}
     if sizes.test + sizes.validation + max(1, sizes.train) > len(described):
         raise InputError(
