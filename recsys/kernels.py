@@ -20,9 +20,10 @@ import numpy as np
 from numba.extending import intrinsic
 
 BLOCK_ROWS = 65_536  # rows of a block of the inverted index: local numbers fit in uint16
-SCAN = 256  # counters whose maximum is taken at once
+FAR = 32  # entries of the row pointer, likewise
 AHEAD = 4  # lists that are fetched before they are needed
-SPARSE = 24  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
+SPARSE = 128  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
+DENSE = 48  # lists that hold at least 1 / this of a block's rows are kept as bitmaps too
 
 
 def _cache_folder() -> str | None:
@@ -288,6 +289,77 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     return numba.void(array, numba.uint64), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def take_word(
+    typingctx: Any, counters: Any, at: Any, words: Any, offsets: Any, n: Any, floor: Any, need: Any,
+    sums: Any,
+) -> Any:  # fmt: skip
+    """Which of 64 counters reach `need` with the bits of n bitmaps added; the counters become 0.
+
+    sums[i] = counters[64 at + i] + the bits i of words[offsets[j] + at], j < n; bit i of the result
+    (uint64) says sums[i] >= need. Where no counter reaches `floor`, the result is 0 and nothing is
+    added up. Written as vectors: numba makes none of bits.
+    """
+    from llvmlite import ir
+    from numba.core import cgutils
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        number, index = ir.IntType(64), {"c": 0, "w": 2, "o": 3, "s": 7}
+        data = {
+            name: context.make_array(kinds[i])(context, builder, arguments[i]).data
+            for name, i in index.items()
+        }
+        width = kinds[0].dtype.bitwidth
+        lane, vector = ir.IntType(width), ir.VectorType(ir.IntType(width), 64)
+        flags = ir.VectorType(ir.IntType(1), 64)
+
+        def reach(values: Any, least: Any) -> Any:
+            low = builder.trunc(least, lane) if width < 64 else least
+            filled = builder.insert_element(
+                ir.Constant(vector, ir.Undefined), low, ir.Constant(ir.IntType(32), 0)
+            )
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+            every = builder.shuffle_vector(filled, ir.Constant(vector, ir.Undefined), zeros)
+            return builder.bitcast(builder.icmp_unsigned(">=", values, every), number)
+
+        byte = width // 8
+        first = builder.mul(arguments[1], ir.Constant(number, 64))
+        place = builder.bitcast(builder.gep(data["c"], [first]), vector.as_pointer())
+        total = cgutils.alloca_once(builder, vector)
+        counted = builder.load(place, align=byte)
+        builder.store(counted, total)
+        builder.store(ir.Constant(vector, None), place, align=byte)
+        result = cgutils.alloca_once_value(builder, ir.Constant(number, 0))
+        some = builder.icmp_unsigned("!=", reach(counted, arguments[5]), ir.Constant(number, 0))
+        with builder.if_then(some):
+            with cgutils.for_range(builder, arguments[4]) as loop:
+                offset = builder.load(builder.gep(data["o"], [loop.index]))
+                where = builder.gep(data["w"], [builder.add(offset, arguments[1])])
+                bits = builder.bitcast(builder.load(where), flags)
+                builder.store(builder.add(builder.load(total), builder.zext(bits, vector)), total)
+            reached = builder.load(total)
+            builder.store(reach(reached, arguments[6]), result)
+            out = builder.bitcast(data["s"], vector.as_pointer())
+            builder.store(reached, out, align=byte)
+        return builder.load(result)
+
+    integer = numba.int64
+    signature = numba.uint64(counters, integer, words, offsets, integer, integer, integer, sums)
+    return signature, codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(typingctx: Any, bits: Any) -> Any:
+    """The number of the lowest bit that is set in bits (uint64, not 0)."""
+    from llvmlite import ir
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return numba.uint64(numba.uint64), codegen
+
+
 @jit
 def product_top_k(  # type: ignore[no-untyped-def]
     q_rows, seen_rows, q_ptr, q_idx, q_val, m_ptr, m_idx, m_val, seen_ptr, seen_idx, n_items,
@@ -455,24 +527,49 @@ def block_index(  # type: ignore[no-untyped-def]
     """
     n_cols = block_ptr.shape[1] - 1
     for b in range(start, stop):
-        first = block_start[b]
         ptr = block_ptr[b]
+        rows = block_rows[block_start[b] : block_start[b + 1]]
         lo, hi = b * BLOCK_ROWS, min((b + 1) * BLOCK_ROWS, order.size)
-        for position in range(lo, hi):
-            row = order[position]
-            for p in range(indptr[row], indptr[row + 1]):
-                ptr[indices[p] + 1] += 1
-        for c in range(n_cols):
-            ptr[c + 1] += ptr[c]
-        for position in range(lo, hi):
-            row = order[position]
-            for p in range(indptr[row], indptr[row + 1]):
-                c = indices[p]
-                block_rows[first + ptr[c]] = position - lo
-                ptr[c] += 1
+        for fill in range(2):
+            for position in range(lo, hi):
+                if position + FAR < hi:  # rows of one size stand anywhere
+                    prefetch(indptr, np.uint64(order[position + FAR]))
+                if position + 2 * AHEAD < hi:
+                    prefetch(indices, np.uint64(indptr[order[position + 2 * AHEAD]]))
+                row = order[position]
+                if fill:
+                    for p in range(indptr[row], indptr[row + 1]):
+                        c = indices[p]
+                        rows[ptr[c]] = position - lo
+                        ptr[c] += 1
+                else:
+                    for p in range(indptr[row], indptr[row + 1]):
+                        ptr[indices[p] + 1] += 1
+            if not fill:
+                for c in range(n_cols):
+                    ptr[c + 1] += ptr[c]
         for c in range(n_cols, 0, -1):
             ptr[c] = ptr[c - 1]
         ptr[0] = 0
+
+
+@jit
+def block_bitmaps(  # type: ignore[no-untyped-def]
+    block_ptr, block_start, block_rows, bitmap_of, bitmaps, start, stop
+):
+    """The lists of blocks start..stop that bitmap_of (n_blocks, n_popular) numbers, as bitmaps.
+
+    bitmaps (n, words) uint64 zeros on entry; bitmap_of is -1 for lists that get none.
+    """
+    for b in range(start, stop):
+        first = block_start[b]
+        for c in range(bitmap_of.shape[1]):
+            at = bitmap_of[b, c]
+            if at >= 0:
+                for p in range(first + block_ptr[b, c], first + block_ptr[b, c + 1]):
+                    local = np.uint64(block_rows[p])
+                    word = np.int64(local >> np.uint64(6))
+                    bitmaps[at, word] |= np.uint64(1) << (local & np.uint64(63))
 
 
 @jit
@@ -493,22 +590,35 @@ def _similarity_key(kind, overlap, query_scale, other_scale, shrink):  # type: i
 @jit
 def overlap_neighbours(  # type: ignore[no-untyped-def]
     queries, indptr, indices, order, query_scale, scales, chunk_min, block_ptr, block_start,
-    block_rows, kind, shrink, include_self, first_block, counters, out_idx, out_sim, start, stop,
+    block_rows, bitmap_of, bitmaps, kind, shrink, include_self, first_block, counters,
+    out_idx, out_sim, start, stop,
 ):  # fmt: skip
     """The k most similar rows of each of queries[start:stop], by the overlap of their columns.
 
     `order` lists the rows by size (small first), `scales` (n,) float64 their scale in that order,
-    never falling; `chunk_min` the lowest row number of each SCAN positions. The queries of one
-    call should have similar sizes: blocks are visited outwards from `first_block`, so that the
-    k-th best is high early and whole blocks and chunks can be passed over.
+    never falling; `chunk_min` the lowest row number of each 64 positions. The queries of one call
+    should have similar sizes: blocks are visited outwards from `first_block`, so that the k-th best
+    is high early and whole blocks and words can be passed over.
+
+    In a block, the short lists are counted into `counters` (zeros, a multiple of 64). The long
+    ones, which are bitmaps, are added 64 rows at a time, and only where the count could reach the
+    k-th best were a row in all of them.
     """
     k = out_idx.shape[1]
     n_rows = order.size
-    n_blocks = block_ptr.shape[0]
+    n_blocks, n_popular = block_ptr.shape[0], bitmap_of.shape[1]
     n_queries = stop - start
     keys = np.empty((n_queries, k), np.float64)
     fill = np.zeros(n_queries, np.int64)
     one = counters.dtype.type(1)
+    most = np.int64(1)
+    for n in range(start, stop):
+        most = max(most, indptr[queries[n] + 1] - indptr[queries[n]])
+    firsts, lasts = np.empty(most, np.int64), np.empty(most, np.int64)
+    offsets = np.empty(most, np.int64)
+    sums = np.empty(64, counters.dtype)
+    words = bitmaps.ravel()
+    n_words = bitmaps.shape[1]
     for turn in range(2 * n_blocks):
         step = (turn + 1) // 2
         b = first_block - step if turn % 2 else first_block + step
@@ -517,6 +627,7 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
         base = b * BLOCK_ROWS
         size = min(BLOCK_ROWS, n_rows - base)
         ptr = block_ptr[b]
+        numbers = bitmap_of[b]
         rows = block_rows[block_start[b] : block_start[b + 1]]
         low, high = scales[base], scales[base + size - 1]
         for n in range(n_queries):
@@ -525,36 +636,74 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
             if q_lo == q_hi:
                 continue
             heap_key, heap_id = keys[n], out_idx[start + n]
-            own = query_scale[row]
-            full = fill[n] == k
-            if full:
+            own, filled = query_scale[row], fill[n]
+            if filled == k:
                 bound = _best_key(kind, np.float64(q_hi - q_lo), own, low, high, shrink)
                 if bound < heap_key[0]:
                     continue
+            need = _least_overlap(kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo)
+            if need > q_hi - q_lo:
+                continue
             touched = np.int64(0)
             for p in range(q_lo, q_hi):
-                if p + 2 * AHEAD < q_hi:
-                    prefetch(ptr, np.uint64(indices[p + 2 * AHEAD]))
-                if p + AHEAD < q_hi:
-                    c = indices[p + AHEAD]
-                    far, end = np.uint64(ptr[c]), np.uint64(ptr[c + 1])
+                if p + FAR < q_hi:
+                    prefetch(ptr, np.uint64(indices[p + FAR]))
+                touched += np.int64(ptr[indices[p] + 1] - ptr[indices[p]])
+            if touched == 0:
+                continue
+            scan = touched * SPARSE >= size
+            n_long, n_short = np.int64(0), np.int64(0)
+            for p in range(q_lo, q_hi):
+                c = indices[p]
+                if scan and c < n_popular and numbers[c] >= 0:
+                    offsets[n_long] = np.int64(numbers[c]) * n_words
+                    n_long += 1
+                else:
+                    firsts[n_short], lasts[n_short] = ptr[c], ptr[c + 1]
+                    n_short += 1
+            for p in range(n_short):
+                if p + 2 * AHEAD < n_short:
+                    far, end = np.uint64(firsts[p + 2 * AHEAD]), np.uint64(lasts[p + 2 * AHEAD])
                     end = min(end, far + np.uint64(512))
                     while far < end:
                         prefetch(rows, far)
                         far += np.uint64(32)
-                c = indices[p]
-                first, last = np.uint64(ptr[c]), np.uint64(ptr[c + 1])  # unsigned: no wrap-around
-                touched += np.int64(last - first)
-                for t in range(first, last):
+                for t in range(np.uint64(firsts[p]), np.uint64(lasts[p])):  # unsigned: no wrap
                     counters[rows[t]] += one
-            if touched == 0:
-                continue
-            filled = fill[n]
-            need = _least_overlap(kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo)
-            if touched * SPARSE < size:
-                for p in range(q_lo, q_hi):
-                    c = indices[p]
-                    for t in range(np.uint64(ptr[c]), np.uint64(ptr[c + 1])):
+            if scan:
+                for word in range((size + 63) >> 6):
+                    hits = take_word(
+                        counters, word, words, offsets, n_long, max(need - n_long, 0), need, sums
+                    )
+                    if hits == 0:
+                        continue
+                    position = base + (word << 6)
+                    bound = _similarity_key(kind, _largest(sums), own, scales[position], shrink)
+                    if filled == k and (
+                        bound < heap_key[0]
+                        or (bound == heap_key[0] and chunk_min[position >> 6] > heap_id[0])
+                    ):
+                        continue
+                    while hits:
+                        lane = np.int64(lowest_bit(hits))
+                        hits &= hits - np.uint64(1)
+                        other = order[position + lane]
+                        if other == row and not include_self:
+                            continue
+                        key = _similarity_key(
+                            kind, sums[lane], own, scales[position + lane], shrink
+                        )
+                        if filled < k or key >= heap_key[0]:
+                            filled = _push(heap_key, heap_id, filled, k, key, other)
+                            while (
+                                filled == k
+                                and need <= q_hi - q_lo
+                                and (_similarity_key(kind, need, own, low, shrink) < heap_key[0])
+                            ):
+                                need += 1
+            else:
+                for p in range(n_short):
+                    for t in range(np.uint64(firsts[p]), np.uint64(lasts[p])):
                         local = rows[t]
                         overlap = counters[local]
                         counters[local] = 0
@@ -566,39 +715,12 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
                         key = _similarity_key(kind, overlap, own, scales[base + local], shrink)
                         if filled < k or key >= heap_key[0]:
                             filled = _push(heap_key, heap_id, filled, k, key, other)
-                            need = _least_overlap(
-                                kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo
-                            )
-                fill[n] = filled
-                continue
-            for lo in range(0, size, SCAN):
-                hi = min(lo + SCAN, size)
-                chunk = counters[lo:hi]  # counted from 0: only then is the loop vectorised
-                top = chunk[0]
-                for t in range(chunk.size):
-                    top = max(top, chunk[t])
-                if top >= need:
-                    bound = _similarity_key(kind, top, own, scales[base + lo], shrink)
-                    if filled < k or not (
-                        bound < heap_key[0]
-                        or (bound == heap_key[0] and chunk_min[(base + lo) // SCAN] > heap_id[0])
-                    ):
-                        for t in range(chunk.size):
-                            overlap = chunk[t]
-                            if overlap < need:
-                                continue
-                            other = order[base + lo + t]
-                            if other == row and not include_self:
-                                continue
-                            position = base + lo + t
-                            key = _similarity_key(kind, overlap, own, scales[position], shrink)
-                            if filled < k or key >= heap_key[0]:
-                                filled = _push(heap_key, heap_id, filled, k, key, other)
-                                need = _least_overlap(
-                                    kind, heap_key, filled, k, own, low, shrink, q_hi - q_lo
-                                )
-                for t in range(chunk.size):
-                    chunk[t] = 0
+                            while (
+                                filled == k
+                                and need <= q_hi - q_lo
+                                and (_similarity_key(kind, need, own, low, shrink) < heap_key[0])
+                            ):
+                                need += 1
             fill[n] = filled
     for n in range(n_queries):
         row = queries[start + n]
@@ -607,6 +729,14 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
         for j in range(filled):
             key = keys[n, j]
             out_sim[start + n, j] = np.sqrt(key / query_scale[row]) if kind == 0 else key
+
+
+@jit
+def _largest(values):  # type: ignore[no-untyped-def]
+    top = values[0]
+    for t in range(values.size):
+        top = max(top, values[t])
+    return top
 
 
 @jit

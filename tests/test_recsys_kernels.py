@@ -54,35 +54,45 @@ def test_overlap_neighbours_equal_brute_force(seed: int, k: int, density: float)
     np.testing.assert_allclose(sim, expected_sim, rtol=1e-6)
 
 
-@pytest.mark.parametrize("wide", [100, 300])
-def test_neighbours_over_several_blocks_and_wide_overlaps(wide: int) -> None:
-    """More rows than one block, narrow counters, overlaps beyond 255 in the largest rows."""
+@pytest.mark.parametrize(
+    ("wide", "similarity", "shrink"),
+    [(100, "cosine", 0.0), (300, "cosine", 0.0), (100, "jaccard", 0.0), (100, "cosine", 4.0)],
+)
+def test_neighbours_over_several_blocks_and_wide_overlaps(
+    wide: int, similarity: str, shrink: float
+) -> None:
+    """More rows than one block, long lists as bitmaps, overlaps on both sides of 255."""
     rng = np.random.default_rng(0)
-    n, columns = kernels.BLOCK_ROWS + 5_000, 800
-    rows = [np.sort(rng.choice(columns, 3, replace=False)) for _ in range(n - 60)]
-    rows += [np.sort(rng.choice(columns, wide + 3 * i, replace=False)) for i in range(60)]
+    n, columns, popular = kernels.BLOCK_ROWS + 5_000, 800, 12
+    rows = [rng.choice(np.arange(popular, columns), 3, replace=False) for _ in range(n - 60)]
+    rows += [
+        rng.choice(np.arange(popular, columns), wide + 3 * i, replace=False) for i in range(60)
+    ]
+    likes = rng.random((n, popular)) < np.linspace(0.3, 0.01, popular)
+    rows = [np.concatenate((np.flatnonzero(likes[i]), np.sort(rows[i]))) for i in range(n)]
     indptr = np.concatenate(([0], np.cumsum([row.size for row in rows])))
     indices = np.concatenate(rows).astype(np.int32)
-    index = OverlapIndex(
-        indptr.astype(np.int64),
-        indices,
-        np.bincount(indices, minlength=columns),
-        "cosine",
-        0.0,
-        0.5,
-    )
+    taken = np.bincount(indices, minlength=columns)
+    index = OverlapIndex(indptr.astype(np.int64), indices, taken, similarity, shrink, 0.5)
+    assert index.bitmaps.shape[0] > 10
     asked = np.concatenate((np.arange(0, n - 60, 2_500), np.arange(n - 60, n))).astype(np.int32)
     idx, sim = index.neighbours(asked, 10, False)
     sizes = np.diff(indptr)
     for place, row in enumerate(asked):
         mask = np.zeros(columns, np.int64)
         mask[rows[row]] = 1
-        overlap = np.add.reduceat(mask[indices], indptr[:-1])
+        overlap = np.add.reduceat(mask[indices], indptr[:-1]).astype(float)
         overlap[row] = 0
-        order = np.lexsort((np.arange(n), -(overlap.astype(float) ** 2) / sizes))[:10]
+        root = np.sqrt(sizes[row] * sizes.astype(float))
+        if similarity == "jaccard":
+            key = expected = overlap / (sizes[row] + sizes - overlap)
+        elif shrink:
+            key = expected = overlap / (np.sqrt(float(sizes[row])) * np.sqrt(sizes) + shrink)
+        else:
+            key, expected = overlap**2 / sizes, overlap / root
+        order = np.lexsort((np.arange(n), -key))[:10]
         np.testing.assert_array_equal(idx[place], order)
-        expected = overlap[order] / np.sqrt(sizes[row] * sizes[order].astype(float))
-        np.testing.assert_allclose(sim[place], expected, rtol=1e-6)
+        np.testing.assert_allclose(sim[place], expected[order], rtol=1e-6)
 
 
 def test_a_transpose_in_parts_is_that_of_scipy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,12 +73,10 @@ class _Neighbours(Recommender):
                 "dot needs a weighting"
             )
 
-    def _index(self, rows: Csr, columns: Csr) -> "OverlapIndex | WeightedIndex":
-        """Neighbour search among `rows`; `columns` is its transpose."""
+    def _index(self, rows: Csr, taken: Int64) -> "OverlapIndex | WeightedIndex":
+        """Neighbour search among `rows`; taken (n_columns,): entries of each column."""
         if self.weighting == "binary":
-            return OverlapIndex(
-                rows[0], rows[1], np.diff(columns[0]), self.similarity, self.shrink, self.alpha
-            )
+            return OverlapIndex(rows[0], rows[1], taken, self.similarity, self.shrink, self.alpha)
         values = self._weights(rows)
         if self.similarity == "dot":
             query = other = values
@@ -90,7 +88,7 @@ class _Neighbours(Recommender):
                 query = values * (squares**-alpha)[owner]
                 other = values * (squares ** (alpha - 1))[owner]
         indptr, indices, _ = rows
-        other_t = transposed((indptr, indices, other.astype(np.float32)), columns[0].size - 1)
+        other_t = transposed((indptr, indices, other.astype(np.float32)), taken.size)
         return WeightedIndex((indptr, indices, query.astype(np.float32)), other_t)
 
     def _weights(self, rows: Csr) -> npt.NDArray[np.float64]:
@@ -121,7 +119,7 @@ class ItemKNN(_Neighbours):
     def _fit(self, train: Interactions) -> None:
         users = (train.indptr, train.indices, train.counts)
         items = transposed(users, train.n_items)
-        index = self._index(items, users)
+        index = self._index(items, np.diff(train.indptr))
         every = np.arange(train.n_items, dtype=np.int32)
         self._similar = compact(*index.neighbours(every, self.k, self.self_in_k))
 
@@ -150,7 +148,8 @@ class UserKNN(_Neighbours):
 
     def _fit(self, train: Interactions) -> None:
         users = (train.indptr, train.indices, train.counts)
-        self._searcher = self._index(users, transposed(users, train.n_items))
+        taken = _counts_by_part(train.indptr, train.indices, train.n_items)[0].sum(axis=0)
+        self._searcher = self._index(users, taken)
 
     def neighbours(self, rows: Int32) -> tuple[Int32, Float32]:
         """The k most similar users (n, k) of `rows` and their similarities; padded -1 / -inf."""
@@ -260,8 +259,8 @@ class OverlapIndex:
         from recsys import kernels
 
         # Popular columns first: the long lists of a block then stand together in the cache.
-        popular = np.argsort(-taken, kind="stable")
         n_columns = taken.size
+        popular = _ascending(taken.max(initial=0) - taken)
         renumbered = np.empty(n_columns, np.int32)
         renumbered[popular] = np.arange(n_columns, dtype=np.int32)
         own = np.empty_like(indices)
@@ -276,7 +275,7 @@ class OverlapIndex:
         self.indptr, self.indices, self.shrink = indptr, indices, float(shrink)
         sizes = np.diff(indptr)
         # Small rows first; equal sizes in the order of their number, so ties need no search.
-        self.order = np.argsort(sizes, kind="stable").astype(np.int32)
+        self.order = _ascending(sizes).astype(np.int32)
         self.kind = self.KINDS[similarity]
         self.query_scale = scale = sizes.astype(np.float64)
         if similarity == "asymmetric":
@@ -306,8 +305,35 @@ class OverlapIndex:
                 start, stop,
             ),
         )  # fmt: skip
-        starts = np.arange(0, sizes.size, kernels.SCAN)
+        self._make_bitmaps(held.size)
+        starts = np.arange(0, sizes.size, 64)
         self.chunk_min = np.minimum.reduceat(self.order, starts)
+
+    def _make_bitmaps(self, n_blocks: int) -> None:
+        """Bitmaps of the lists that hold 1 / DENSE of a block's rows or more."""
+        from recsys import kernels
+
+        n_rows = self.order.size
+        sizes = np.full(n_blocks, kernels.BLOCK_ROWS)
+        sizes[-1] = n_rows - (n_blocks - 1) * kernels.BLOCK_ROWS
+        lengths = np.diff(self.block_ptr, axis=1)
+        long = lengths * kernels.DENSE >= np.maximum(sizes, 64 * kernels.DENSE)[:, None]
+        n_popular = int(np.flatnonzero(long.any(axis=0))[-1]) + 1 if long.any() else 0
+        long = long[:, :n_popular]
+        self.bitmap_of = np.where(long, np.cumsum(long).reshape(long.shape) - 1, -1).astype(
+            np.int32
+        )
+        # A line of the cache more: bitmaps a power of 2 apart would push each other out of it.
+        words = -(-min(n_rows, kernels.BLOCK_ROWS) // 64) + 8
+        self.bitmaps = np.zeros((int(long.sum()), words), np.uint64)
+        kernels.run_blocks(
+            n_blocks,
+            1,
+            lambda start, stop: kernels.block_bitmaps(
+                self.block_ptr, self.block_start, self.block_rows, self.bitmap_of, self.bitmaps,
+                start, stop,
+            ),
+        )  # fmt: skip
 
     def neighbours(self, rows: Int32, k: int, include_self: bool) -> tuple[Int32, Float32]:
         """(n, k) int32 most similar rows and their similarities float32; padded -1 / -inf."""
@@ -319,17 +345,21 @@ class OverlapIndex:
 
         def search(start: int, stop: int) -> None:
             largest = int(self.sizes[queries[stop - 1]])
-            # The overlap is at most the query's size. Small data shares one compiled kernel.
+            # The overlap is at most the query's size; one more means that none is enough. Small
+            # data shares one compiled kernel.
             kind: type = np.uint32
             if self.order.size > kernels.BLOCK_ROWS:
-                kind = np.uint8 if largest < 256 else np.uint16 if largest < 65_536 else np.uint32
-            counters: npt.NDArray[Any] = np.zeros(min(kernels.BLOCK_ROWS, self.order.size), kind)
-            middle = int(self.rank[queries[(start + stop) // 2]])
+                kind = np.uint8 if largest < 255 else np.uint16 if largest < 65_535 else np.uint32
+            held = min(kernels.BLOCK_ROWS, self.order.size)
+            whole = -(-held // 64) * 64
+            counters: npt.NDArray[Any] = np.zeros(whole, kind)
+            # Of the cosine the smallest rows are the best: those that lie within the query.
+            middle = int(self.rank[queries[(start + stop) // 2]]) if self.kind else 0
             kernels.overlap_neighbours(
                 queries, self.indptr, self.indices, self.order, self.query_scale, self.scales,
-                self.chunk_min, self.block_ptr, self.block_start, self.block_rows, self.kind,
-                self.shrink, include_self, middle // kernels.BLOCK_ROWS, counters,
-                idx, sim, start, stop,
+                self.chunk_min, self.block_ptr, self.block_start, self.block_rows, self.bitmap_of,
+                self.bitmaps, self.kind, self.shrink, include_self, middle // kernels.BLOCK_ROWS,
+                counters, idx, sim, start, stop,
             )  # fmt: skip
 
         kernels.run_blocks(rows.size, kernels.block_of(rows.size, QUERY_BATCH), search)
@@ -373,22 +403,12 @@ def transposed(rows: Csr, n_columns: int) -> Csr:
     from recsys import kernels
 
     indptr, indices, values = rows
-    # Every part has counters of all columns, so there are few parts.
-    parts = max(1, min(kernels.thread_count(), 8, indices.size >> 16))
-    edges = np.searchsorted(indptr, np.linspace(0, indices.size, parts + 1)[1:-1])
-    edges = np.concatenate(([0], edges, [indptr.size - 1]))
-    # Where the rows of each part begin in each column: the parts before them come first.
-    cursors = np.zeros((parts + 1, n_columns), np.int64)
-    kernels.run_blocks(
-        parts,
-        1,
-        lambda part, _: kernels.count_columns(
-            indices[indptr[edges[part]] : indptr[edges[part + 1]]], cursors[part + 1]
-        ),
-    )
+    counts, edges = _counts_by_part(indptr, indices, n_columns)
+    parts = counts.shape[0]
     out_ptr = np.zeros(n_columns + 1, np.int64)
-    np.cumsum(cursors.sum(axis=0), out=out_ptr[1:])
-    cursors[0] = out_ptr[:-1]
+    np.cumsum(counts.sum(axis=0), out=out_ptr[1:])
+    # Where the rows of each part begin in each column: the parts before them come first.
+    cursors = np.concatenate((out_ptr[None, :-1], counts[:-1]))
     np.cumsum(cursors, axis=0, out=cursors)
     out_indices, out_values = np.empty_like(indices), np.empty_like(values)
     kernels.run_blocks(
@@ -400,6 +420,31 @@ def transposed(rows: Csr, n_columns: int) -> Csr:
         ),
     )  # fmt: skip
     return out_ptr, out_indices, out_values
+
+
+def _counts_by_part(indptr: Int64, indices: Int32, n_columns: int) -> tuple[Int64, Int64]:
+    """Entries of each column in each of some ranges of rows (parts, n_columns), and their edges."""
+    from recsys import kernels
+
+    # Every part has counters of all columns, so there are few parts.
+    parts = max(1, min(kernels.thread_count(), 8, indices.size >> 16))
+    inner = np.searchsorted(indptr, np.linspace(0, indices.size, parts + 1)[1:-1])
+    edges = np.concatenate(([0], inner, [indptr.size - 1]))
+    counts = np.zeros((parts, n_columns), np.int64)
+    kernels.run_blocks(
+        parts,
+        1,
+        lambda part, _: kernels.count_columns(
+            indices[indptr[edges[part]] : indptr[edges[part + 1]]], counts[part]
+        ),
+    )
+    return counts, edges
+
+
+def _ascending(values: Int64) -> Int64:
+    """Stable argsort; of 16-bit numbers it is a radix sort."""
+    small = values.max(initial=0) < 65_536
+    return np.argsort(values.astype(np.uint16) if small else values, kind="stable")
 
 
 def compact(idx: Int32, values: Float32) -> Csr:
