@@ -1,0 +1,89 @@
+"""Every reader under inputs that nobody wrote; those that once made one stumble stay here."""
+
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests import fuzz
+
+STUMBLED = [
+    ("interactions", b"\x03user_id,item_id,time,rating\nu1,1\x00\x802018-09-25007,2018-09-21,1\n"),
+    ("interactions", b"d,item_id,time,rating\nu1,1,2018-09-20,5\nu2,007,2018-09-21,1.5\n"),
+    ("interactions", b'\x00user_id,item_id\r\n2",2\n'),
+    ("saved", b"tuser\titem\tscore\tsettin,u\ta\t1\ts\n\n===\nuser\titem\trelevance\nu\ta\t1"),
+    ("coco", b'{"images": [{"id": 1, "file_name": 7}], "annotations": [{"image_id": 1}]}'),
+    ("coco", b'{"images": [{"id": "\\ud800"}], "annotations": [{"image_id": "\\ud800", '
+             b'"caption": "\\udfff"}]}'),
+    ("coco", b'{"images":' + b"[" * 100_000),
+    ("coco", b'{"images": [], "annotations": [], "info": [1]}'),
+    ("caption lines", b'\x03raw,split,filename\n"[""a dog"", ""a cat"",,train,a.jpg\n'),
+    ("caption lines", b'\x03raw,split,filename\n"[""a dog"", ""a cat""]",a.\xef\xbb\xbfjpg\n'),
+    ("config", b"seed=2001-99-99"),
+    ("config", b"!!timestamp"),
+    ("config", b"seed: " + b"9" * 5000),
+    ("config", b"\xff"),
+    ("config", b"a: &a [" + b"[" * 3000),
+    ("run files", b'{"fil{es": {"../x": "0"}}\n===\n{"data": "."}'),
+    ("run files", b'{}\n===\n{"data": "/nowhere", "config": "hm-small"}{'),
+    ("run files", b'{}\n===\n{"data": 3}'),
+    ("ratings", b"v" + b"," * 2000 + b"\n"),
+    ("tokenizer", b"#\xc2\xad\xc2\xad"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), STUMBLED, ids=[f"{n}-{i}" for i, (n, _) in enumerate(STUMBLED)]
+)
+def test_what_once_made_a_reader_stumble(name: str, data: bytes) -> None:
+    with fuzz.patience():
+        assert fuzz.check(fuzz.target(name), data) in ("taken", "refused")
+
+
+def test_half_of_a_surrogate_pair_can_be_written_again(tmp_path: Path) -> None:
+    from caption.records import CaptionSet
+
+    path = tmp_path / "captions.json"
+    path.write_bytes(STUMBLED[5][1])
+    CaptionSet.load(path).save(path)
+    assert CaptionSet.load(path).examples[0].captions == ("?",)
+
+
+@pytest.mark.parametrize("name", fuzz.TARGETS)
+def test_samples_of_each_format_are_taken(name: str) -> None:
+    chosen = fuzz.target(name)
+    assert "taken" in {fuzz.check(chosen, sample) for sample in chosen.samples}
+
+
+@pytest.mark.parametrize("name", fuzz.TARGETS)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken TIFF tags
+def test_any_input_is_taken_or_refused_in_our_own_words(name: str) -> None:
+    chosen = fuzz.target(name)
+    for sample in chosen.samples:
+        fuzz.check(chosen, sample)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(fuzz.inputs(chosen))
+    def tried(data: bytes) -> None:
+        with fuzz.patience():
+            assert fuzz.check(chosen, data) in ("taken", "refused")
+
+    tried()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < fuzz.ROOM
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=4000))
+def test_a_refusal_stays_readable_however_long_what_it_names(text: str) -> None:
+    import caption
+    import pipelines
+    import recsys
+
+    for kind in (caption.InputError, recsys.InputError, pipelines.InputError):
+        said = str(kind(text))
+        assert len(said) <= fuzz.LONGEST_MESSAGE
+        assert said == text or (said[:1000], said[-400:]) == (text[:1000], text[-400:])
