@@ -190,7 +190,8 @@ def _read(tracker: Any) -> dict[str, Any]:
         return {}
     tracker.stop()
     data = tracker.final_emissions_data
-    by = ", ".join(str(part.description()) for part in tracker._hardware)
+    names = (str(part.description()) for part in tracker._hardware)
+    by = ", ".join(name.replace("()", "").replace("(", " (") for name in names)
     return {"wh": 1000 * data.energy_consumed, "watched": data.duration, "by": by}
 
 

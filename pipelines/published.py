@@ -81,7 +81,7 @@ def ranking_differing(
     found = [] if same_data(articles, purchases) else ["H&M’s whole tables, not this run’s"]
     theirs, ours = _protocol(asdict(load_config(preset))), _protocol(config)
     other = [
-        f"{key} {_said(value)}, not {_said(ours[key])}"
+        f"{key} {_said(value)}" + (f", not {_said(ours[key])}" if ours[key] is not None else "")
         for key, value in theirs.items()
         if value != ours[key] and (value is not None or key.startswith("purchases"))
     ]

@@ -30,10 +30,8 @@ from pipelines.workspace import read_json
 
 SAME = "same, as far as published"
 OURS = "this run"
-SHOWN = (
-    *("cider-d", "meteor", "bleu-4", "rouge-l", "spice", "clipscore"),
-    *("category-accuracy", "attribute-map", "attribute-mar"),
-)
+ELSEWHERE = ("category-accuracy", "attribute-map", "attribute-mar")
+SHOWN = ("cider-d", "meteor", "bleu-4", "rouge-l", "spice", "clipscore", *ELSEWHERE)
 
 
 def published_captions(page: Page) -> dict[str, Any] | None:
@@ -45,20 +43,21 @@ def published_captions(page: Page) -> dict[str, Any] | None:
     compared: dict[str, list[list[Value]]] = {}
     others: list[list[Value]] = []
     for trial in TRIALS:
-        line: list[Value] = [f"{trial.system}: {trial.line}", NAMES[trial.dataset]]
-        line += [trial.figures.get(metric) for metric in SHOWN]
         different = differing(trial, ours)
-        if different:
-            others.append([*line, f"no: {'; '.join(different)}"])
-        else:
-            compared.setdefault(trial.captioner, []).append([*line, SAME])
+        line: list[Value] = [
+            f"{trial.system}: {trial.line}",
+            NAMES[trial.dataset],
+            _said(different),
+            *(trial.figures.get(metric) for metric in SHOWN),
+        ]
+        (others if different else compared.setdefault(trial.captioner, [])).append(line)
     rows: list[list[Value]] = []
     for captioner in ("pretrained", "fine-tuned", "reinforced"):
         own = results.scores.get(captioner)
         if own and (captioner in compared or (captioner != "reinforced" and not compared)):
             values = [own.get(metric) for metric in SHOWN]
             rows.append(
-                [f"{OURS}: {captioner}", NAMES.get(ours.dataset, ours.dataset), *values, ""]
+                [f"{OURS}: {captioner}", NAMES.get(ours.dataset, ours.dataset), "–", *values]
             )
         rows += compared.get(captioner, [])
     same = sum(len(lines) for lines in compared.values())
@@ -68,14 +67,14 @@ def published_captions(page: Page) -> dict[str, Any] | None:
         (
             Column("line", "System"),
             Column("data", "Data"),
-            *(Column(metric, label(metric)) for metric in SHOWN),
             Column("protocol", "Same protocol as this run?"),
+            *(Column(m, f"{label(m)}{' *' * (m in ELSEWHERE)}") for m in SHOWN),
         ),
         rows + others,
         "R1 to R5 are the systems that fcr’s presets repeat. A line is compared with what this run "
         "recorded of its data, parts, checkpoint and settings. Published without intervals. "
-        "Attributes were tagged by Stanza and categories told by a BERT classifier there: these "
-        "three columns never compare. Scores on R3’s H&M are those of a test part of which more "
+        "* Attributes were tagged by Stanza and categories told by a BERT classifier there: these "
+        "columns never compare. Scores on R3’s H&M are those of a test part of which more "
         "than half stands word for word in the training part.",
     )
     return {"table": page.table(table), "same": same, "lines": len(TRIALS)}
@@ -103,30 +102,34 @@ def published_ranking(page: Page) -> dict[str, Any] | None:
     for row, sides in FIGURES.items():
         for setting, values in zip(("original", "fill"), sides, strict=True):
             text = "404 descriptions added" if setting == "fill" else "original"
-            line = [f"R3: {row}", text, *_padded(dict(zip(METRICS, values, strict=True)), metrics)]
+            figures = dict(zip(METRICS, values, strict=True))
             own = ours.get((row, setting), ours.get((row, "-")))
             if not different[THESIS] and own is not None:
                 same += 1
-                rows.append([f"{OURS}: {row}", setting, *_padded(own, metrics), ""])
-            rows.append([*line, _said(different[THESIS])])
+                rows.append([f"{OURS}: {row}", setting, "–", *_padded(own, metrics)])
+            rows.append([f"R3: {row}", text, _said(different[THESIS]), *_padded(figures, metrics)])
     for name, preset, metric, value in ANCHORS:
         same += not different[preset]
-        rows.append([name, "–", *_padded({metric: value}, metrics), _said(different[preset])])
+        rows.append([name, "–", _said(different[preset]), *_padded({metric: value}, metrics)])
     if not same:
-        best = [
-            [f"{OURS}: {name}", "reads no text" if setting == "-" else setting,
-             *_padded(own, metrics), ""]
+        own_rows: list[list[Value]] = [
+            [
+                f"{OURS}: {name}",
+                "reads no text" if setting == "-" else setting,
+                "–",
+                *_padded(own, metrics),
+            ]
             for (name, setting), own in ours.items()
-        ]  # fmt: skip
-        rows = best + rows
+        ]
+        rows = own_rows + rows
     table = Table(
         "published-recommendations",
         "Recommendation: figures published by others",
         (
             Column("row", "Row"),
             Column("text", "Article text"),
-            *(Column(metric, label(metric), decimals=5) for metric in metrics),
             Column("protocol", "Same protocol as this run?"),
+            *(Column(metric, label(metric), decimals=5) for metric in metrics),
         ),
         rows,
         "R3 predicts each customer’s own last fifth, so others’ future is known, and its MAP is "
