@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 BLOCK_ROWS = 65_536  # rows of a block of the inverted index: local numbers fit in uint16
 FAR = 32  # entries of the row pointer, likewise
 AHEAD = 4  # lists that are fetched before they are needed
+LANES = 32  # parts whose maxima say what the k-th best reaches at least
 SPARSE = 128  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
 DENSE = 48  # lists that hold at least 1 / this of a block's rows are kept as bitmaps too
 
@@ -375,6 +376,9 @@ def product_top_k(  # type: ignore[no-untyped-def]
     k = out_idx.shape[1]
     total = np.zeros(n_items, np.float64)  # 0: untouched; -inf: seen
     touched = np.empty(n_items + 1, np.int32)
+    found = np.empty(n_items + LANES, np.float32)
+    kept = np.empty(n_items + 1, np.int32)
+    best = np.empty(LANES, np.float32)
     full = np.uint64(n_items)
     for n in range(start, stop):
         row = q_rows[n]
@@ -408,14 +412,49 @@ def product_top_k(  # type: ignore[no-untyped-def]
             for t in range(n_items):
                 touched[t] = t
         for t in range(n_touched):
-            item = touched[t]
-            score = np.float32(total[np.uint32(item)])
-            if score != 0.0 and score > -np.inf and (size < k or score >= scores[0]):
-                size = _push(scores, ids, size, k, score, item)
-            total[np.uint32(item)] = 0.0
+            item = np.uint32(touched[t])
+            score = np.float32(total[item])
+            found[t] = score if score != 0.0 else np.float32(-np.inf)
+            total[item] = 0.0
+        least = _kth_at_least(found, n_touched, k, best)
+        n_kept = np.uint64(0)
+        for t in range(n_touched):  # no branch here either
+            kept[n_kept] = t
+            n_kept += np.uint64(found[t] >= least)
+        for t in range(n_kept):
+            score = found[np.uint32(kept[t])]
+            if score > -np.inf and (size < k or score >= scores[0]):
+                size = _push(scores, ids, size, k, score, touched[np.uint32(kept[t])])
         _sort_heap(scores, ids, size)
         for p in range(seen_lo, seen_hi):
             total[seen_idx[p]] = 0.0
+
+
+@jit
+def _kth_at_least(values, n, k, best):  # type: ignore[no-untyped-def]
+    """A number that k of values[:n] reach: the k-th largest of the maxima of LANES parts of them.
+
+    best (LANES,) is scratch; values has room for LANES numbers more than n. -inf where it would
+    not pay.
+    """
+    least = np.float32(-np.inf)
+    if k > LANES or n < 2 * LANES:
+        return least
+    end = -(-np.int64(n) // LANES) * LANES
+    values[n:end] = -np.inf
+    for lane in range(LANES):
+        best[lane] = -np.inf
+    for start in range(0, end, LANES):
+        part = values[start : start + LANES]
+        for lane in range(LANES):
+            best[lane] = max(best[lane], part[lane])
+    for lane in range(LANES):
+        reached = 0
+        for other in range(LANES):
+            reached += best[other] >= best[lane]
+        if reached >= k:
+            least = max(least, best[lane])
+    return least
 
 
 @jit
