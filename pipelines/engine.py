@@ -20,6 +20,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ class Engine:
             _Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(work, tries, version()),
+            fn_constructor_args=(work, tries, TRIES, version()),
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
             num_cpus=1 if self.address is None or gpus else cpus,
             num_gpus=gpus or None,
@@ -232,6 +233,8 @@ class Engine:
         if not ray.is_initialized():
             self._join(ray)
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures arrive as exceptions
+        # Its own copying of its settings names its own old ones.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\.data\.context")
         ray.data.DataContext.get_current().enable_progress_bars = False
         return ray
 
@@ -291,8 +294,8 @@ class _Tries:
 class _Worker:
     """An actor of the pool. Mistakes of the user's travel as a row, all others as they are."""
 
-    def __init__(self, work: Work, tries: Any, asked: str) -> None:
-        self.work, self.tries, self.asked = work, tries, asked
+    def __init__(self, work: Work, tries: Any, most: int, asked: str) -> None:
+        self.work, self.tries, self.most, self.asked = work, tries, most, asked
         self.compute: Compute | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -302,10 +305,10 @@ class _Worker:
         (shard,) = batch.to_pylist()
         number = shard.pop("shard")
         try:
-            if ray.get(self.tries.begin.remote(number)) > TRIES:
+            if ray.get(self.tries.begin.remote(number)) > self.most:
                 raise InputError(
-                    f"shard {number} lost its worker {TRIES} times, so a fifth would be lost too: "
-                    "most likely memory runs out; take smaller batches or fewer workers a machine"
+                    f"shard {number} lost its worker {self.most} times, so the next would be lost "
+                    "too: most likely memory runs out; take smaller batches or fewer workers"
                 )
             if self.compute is None:
                 own = version()
