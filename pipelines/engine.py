@@ -183,6 +183,8 @@ class Engine:
             InputError: as `work` does; a shard whose workers died again and again; a cluster that
                 went away.
         """
+        if not shards:
+            return
         ray = self._joined()
         import pyarrow as pa
 
