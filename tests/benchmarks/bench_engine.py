@@ -4,8 +4,8 @@
 
 Captions by the shipped checkpoint of the demo, rankings by ItemKNN and by a content profile. Rates
 are those after the first quarter, when every worker is loaded; `start_s` is the time until the
-first shard, the start of Ray left out. `outside_models` is the share of the workers' time in which no
-model computes: reading and preparing photos, Arrow, Ray's transport, waiting. One process is timed
+first shard, the start of Ray left out. `outside_models` is the share of the workers' time in which
+no model computes: reading and preparing photos, Arrow, Ray's transport. One process is timed
 beside them (`workers` 0; it uses as many threads as there are cores). Prints one JSON line each.
 """
 
