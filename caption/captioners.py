@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from caption import InputError
 from caption.decoding import Found, Session, beam_search, greedy_search, sample_search
+from caption.trust import runs_code, trusted_code
 
 if TYPE_CHECKING:
     import torch
@@ -357,6 +358,8 @@ class Checkpoint:
     """None: the family's default."""
     device: str
     quantize: str | None
+    trusted: bool = False
+    """Code that the folder brings may run."""
 
     def weights(self, network: Any, *, unused: str = "(?!)") -> Any:
         """The folder's weights as a `network` (a class with from_pretrained), none missing.
@@ -364,6 +367,8 @@ class Checkpoint:
         unused: pattern of tensors that may be missing, because nothing here computes with them.
         """
         options: dict[str, Any] = {"dtype": self.dtype, "output_loading_info": True}
+        if self.trusted:
+            options["trust_remote_code"] = True
         if any(self.folder.glob("*.safetensors")):
             options["use_safetensors"] = True
         if self.quantize is not None:
@@ -395,7 +400,7 @@ def load_captioner(
         into 4-bit weights); prompts, prefixes and bottlenecks stay attached.
     device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:1".
     dtype: "float32", "bfloat16" or "float16" for the weights.
-    quantize: "4bit" holds the linear layers in 4 bits (NF4, for QLoRA; CUDA and bitsandbytes).
+    quantize: "4bit" holds the linear layers in 4 bits (NF4, for QLoRA; needs bitsandbytes).
     prompt: text that a caption continues (BLIP, BLIP-2) or answers (chat); default the family's.
     Raises InputError: unknown name, unreachable hub, folder that is no captioner, adapter of
     another base, 4-bit weights where they can't be had.
@@ -404,23 +409,25 @@ def load_captioner(
     from safetensors import SafetensorError
 
     from caption.adapt import adapter_prompt, load_adapter
+    from caption.chat import ChatCaptioner
 
     name = str(name_or_folder)
     hub = name in CAPTIONERS or (_HUB_NAME.fullmatch(name) and not Path(name).exists())
     folder = _from_hub(name) if hub else Path(name)
-    model_type = _model_type(folder)
+    trusted = runs_code(folder)
+    model_type = _model_type(folder, trusted)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if quantize is not None:
-        _check_four_bit(quantize, device)
+        _check_four_bit(quantize)
     if adapter is not None and prompt is None:
         prompt = adapter_prompt(Path(adapter))
     if prompt is None:
         prompt = _saved_prompt(folder)
-    checkpoint = Checkpoint(name, folder, dtype, prompt, device, quantize)
+    checkpoint = Checkpoint(name, folder, dtype, prompt, device, quantize, trusted)
     try:
         with quiet():
-            captioner: Captioner = families()[model_type].load(checkpoint)
+            captioner: Captioner = families().get(model_type, ChatCaptioner).load(checkpoint)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
@@ -430,6 +437,12 @@ def load_captioner(
         load_adapter(captioner, Path(adapter))
     if quantize is None:
         captioner.model.to(device)
+    else:
+        for module in captioner.model.modules():
+            # bitsandbytes' packed product on a CPU: only for widths that are multiples of 64, and
+            # it changes the weights' layout when captions are written between updates.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     captioner.model.eval()
     return captioner
 
@@ -485,6 +498,8 @@ def _from_hub(name: str) -> Path:
 
     checkpoint = CAPTIONERS.get(name, name)
     files = ["*.json", "*.txt", "*.jinja", "*.model", "*.safetensors"]
+    if trusted_code():
+        files.append("*.py")
 
     def fetch(**more: Any) -> Path:
         folder = Path(snapshot_download(checkpoint, allow_patterns=files, **more))
@@ -514,7 +529,7 @@ def _saved_prompt(folder: Path) -> str | None:
     return json.loads(file.read_text())["prompt"] if file.is_file() else None
 
 
-def _model_type(folder: Path) -> str:
+def _model_type(folder: Path, trusted: bool) -> str:
     known = f"expected one of {sorted(CAPTIONERS)} or a folder with config.json and weights"
     if not folder.is_dir():
         raise InputError(f"no captioner {str(folder)!r}; {known}")
@@ -525,7 +540,7 @@ def _model_type(folder: Path) -> str:
         model_type = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"folder {folder} is not a captioner ({error}); {known}") from error
-    if model_type not in families():
+    if model_type not in families() and not trusted:
         raise InputError(
             f"folder {folder} holds a {model_type!r} network, which writes no text about pictures; "
             "expected blip, blip-2, clipcap, llava, vision-encoder-decoder or another class of "
@@ -534,23 +549,15 @@ def _model_type(folder: Path) -> str:
     return str(model_type)
 
 
-def _check_four_bit(quantize: str, device: str) -> None:
+def _check_four_bit(quantize: str) -> None:
     from importlib.util import find_spec
 
     if quantize != "4bit":
         raise InputError(f"quantize={quantize!r}: expected '4bit' or nothing")
-    lacking = [
-        what
-        for what, there in (
-            ("a CUDA device", device.startswith("cuda")),
-            ("the package bitsandbytes (`pip install bitsandbytes`)", find_spec("bitsandbytes")),
-        )
-        if not there
-    ]
-    if lacking:
+    if not find_spec("bitsandbytes"):
         raise InputError(
-            f"quantize='4bit' needs {' and '.join(lacking)}; here use the method lora, with "
-            "dtype='bfloat16' where memory is short"
+            "quantize='4bit' needs the package bitsandbytes (`pip install bitsandbytes`); without "
+            "it use the method lora, with dtype='bfloat16' where memory is short"
         )
 
 
@@ -564,6 +571,11 @@ def _four_bit() -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype="bfloat16",
     )
+
+
+def working_dtype(module: Any) -> Any:
+    """The dtype a network computes in: that of its first floating weight (4-bit ones are bytes)."""
+    return next(p.dtype for p in module.parameters() if p.is_floating_point())
 
 
 class quiet:

@@ -233,7 +233,7 @@ class BertClassifier:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         classes = _classes(texts, categories)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # the new head, and dropout
             model: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -299,9 +299,16 @@ class BertClassifier:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         signature = read_json(folder / "classifier.json", ("signature",))["signature"]
-        model: Any = AutoModelForSequenceClassification.from_pretrained(folder)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=False
+        )
         place = _device(device)
-        return cls(model.to(place).eval(), AutoTokenizer.from_pretrained(folder), signature, place)
+        return cls(
+            model.to(place).eval(),
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            signature,
+            place,
+        )
 
 
 def _terms(text: str) -> list[str]:

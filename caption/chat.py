@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from caption.captioners import Checkpoint
+from caption.captioners import Checkpoint, working_dtype
 from caption.decoding import CachedSession, Session
 from caption.families import (
     TextLike,
@@ -66,7 +66,9 @@ class LlavaCaptioner(TextLike):
         from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
         model = checkpoint.weights(LlavaForConditionalGeneration, unused=r".*post_layernorm.*")
-        processor = AutoProcessor.from_pretrained(checkpoint.folder, backend="pil")
+        processor = AutoProcessor.from_pretrained(
+            checkpoint.folder, backend="pil", trust_remote_code=checkpoint.trusted
+        )
         if not isinstance(processor, LlavaProcessor):
             raise ValueError(f"its processor is a {type(processor).__name__}, not LLaVA's")
         check_tokenizer(processor.tokenizer, model.get_input_embeddings().num_embeddings)
@@ -93,7 +95,7 @@ class LlavaCaptioner(TextLike):
         embed = inner.get_input_embeddings()
         n = len(features)
         bridge = inner.multi_modal_projector
-        seen = bridge(features.to(next(bridge.parameters()).dtype))
+        seen = bridge(features.to(working_dtype(bridge)))
         before, after = (
             embed(torch.tensor(ids, dtype=torch.int64, device=features.device)).expand(n, -1, -1)
             for ids in (self.before, self.after)
@@ -176,9 +178,13 @@ class ChatCaptioner(TextLike):
         model = checkpoint.weights(AutoModelForImageTextToText)
         try:
             try:
-                processor = AutoProcessor.from_pretrained(checkpoint.folder, backend="pil")
+                processor = AutoProcessor.from_pretrained(
+                    checkpoint.folder, backend="pil", trust_remote_code=checkpoint.trusted
+                )
             except (ImportError, AttributeError):  # readers of films have no Pillow backend
-                processor = AutoProcessor.from_pretrained(checkpoint.folder)
+                processor = AutoProcessor.from_pretrained(
+                    checkpoint.folder, trust_remote_code=checkpoint.trusted
+                )
         except (ImportError, AttributeError) as error:
             raise ValueError(
                 "its processor needs a package that is not installed, mostly torchvision "

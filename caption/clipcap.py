@@ -164,7 +164,7 @@ class ClipCap(TextLike):
         """Read a folder of a checkpoint; raises OSError or ValueError as transformers does."""
         model = checkpoint.weights(ClipCapModel)
         images = load_image_processor(checkpoint.folder)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
         check_tokenizer(tokenizer, model.config.text_config.vocab_size)
         return cls(checkpoint.name, model, images, tokenizer, prompt_of(cls, checkpoint))
 
@@ -199,7 +199,7 @@ class ClipCap(TextLike):
                     clip, config=_eyes(clip), dtype="float32"
                 )
                 language = GPT2LMHeadModel.from_pretrained(gpt2, dtype="float32")
-            tokenizer = AutoTokenizer.from_pretrained(gpt2)
+            tokenizer = AutoTokenizer.from_pretrained(gpt2, trust_remote_code=False)
             images = load_image_processor(Path(clip))
         except (OSError, ValueError) as error:
             raise InputError(f"ClipCap from {clip} and {gpt2}: {error}") from error
@@ -273,7 +273,7 @@ def _eyes(clip: str | Path) -> CLIPVisionConfig:
 
     A whole CLIP states that width beside its halves; in the half's own there may be a default.
     """
-    config = AutoConfig.from_pretrained(clip)
+    config = AutoConfig.from_pretrained(clip, trust_remote_code=False)
     if isinstance(config, CLIPConfig):
         vision: CLIPVisionConfig = config.vision_config
         vision.projection_dim = config.projection_dim

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caption import InputError
-from caption.captioners import Captioner, Checkpoint, TextBatch, tidy
+from caption.captioners import Captioner, Checkpoint, TextBatch, tidy, working_dtype
 from caption.decoding import BlipSession, CachedSession, Session
 from caption.preprocess import load_image_processor, picture_size, pixels_of
 
@@ -190,7 +190,7 @@ class Blip2Captioner(TextLike):
 
         model = checkpoint.weights(Blip2ForConditionalGeneration)
         images = load_image_processor(checkpoint.folder)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
         processor = Blip2Processor(
             images, tokenizer, num_query_tokens=model.config.num_query_tokens
         )
@@ -216,7 +216,7 @@ class Blip2Captioner(TextLike):
         language = self.model.language_model
         embed = language.get_input_embeddings()
         bridge = self.model.language_projection
-        seen = bridge(features.to(next(bridge.parameters()).dtype))  # (n, queries, D)
+        seen = bridge(features.to(working_dtype(bridge)))  # (n, queries, D)
         seen = seen.to(embed.weight.dtype)
         n = len(features)
         if not self.seq2seq:
@@ -296,7 +296,7 @@ class EncoderDecoderCaptioner(TextLike):
         if getattr(model.encoder, "pooler", None) is not None:
             model.encoder.pooler = None  # untrained where it is missing, and never asked
         images = load_image_processor(checkpoint.folder)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
         check_tokenizer(tokenizer, model.config.decoder.vocab_size)
         return cls(checkpoint.name, model, images, tokenizer, prompt_of(cls, checkpoint))
 
@@ -315,12 +315,14 @@ class EncoderDecoderCaptioner(TextLike):
 
         eyes = vision_tower(encoder)
         images = load_image_processor(Path(encoder))
-        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        tokenizer = AutoTokenizer.from_pretrained(decoder, trust_remote_code=False)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            config = AutoConfig.from_pretrained(decoder)
+            config = AutoConfig.from_pretrained(decoder, trust_remote_code=False)
             config.is_decoder = config.add_cross_attention = True
-            text = AutoModelForCausalLM.from_pretrained(decoder, config=config)
+            text = AutoModelForCausalLM.from_pretrained(
+                decoder, config=config, trust_remote_code=False
+            )
             model = Network(encoder=eyes, decoder=text)
         end = tokenizer.eos_token_id if tokenizer.sep_token is None else tokenizer.sep_token_id
         begin = first_token(tokenizer.cls_token_id, tokenizer.bos_token_id, end)
@@ -369,9 +371,11 @@ def vision_tower(name: str | Path) -> Any:
     """A picture encoder by folder or hub name; of CLIP-like pairs, the half that sees."""
     from transformers import AutoConfig, AutoModel
 
-    model = AutoModel.from_pretrained(name)
+    model = AutoModel.from_pretrained(name, trust_remote_code=False)
     return (
-        model.vision_model if hasattr(AutoConfig.from_pretrained(name), "vision_config") else model
+        model.vision_model
+        if hasattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "vision_config")
+        else model
     )
 
 

@@ -130,6 +130,12 @@ def caption_catalogue(
             path, own = missing[number]
             if isinstance(captioner, Elsewhere):
                 count(len(own))
+            if _key(settings, own) not in path.name:
+                raise InputError(
+                    f"a photo of {own[0][0]} to {own[-1][0]} went or changed while it was "
+                    "described: give the same command again; it goes on from here with the photos "
+                    "as they are"
+                )
             finished[path] = _frame(rows)
             _write_parquet(finished[path], path, {DIGEST: _digest(finished[path])})
             if stop is not None and stop():
@@ -251,9 +257,7 @@ def _plan(
     shards = []
     for number, start in enumerate(range(0, len(items), size)):
         own = items[start : start + size]
-        about = json.dumps([settings, [(id, photo.name, *_stamp(photo)) for id, photo in own]])
-        key = hashlib.sha256(about.encode()).hexdigest()[:16]
-        shards.append((folder / f"{number:05d}-{key}.parquet", own))
+        shards.append((folder / f"{number:05d}-{_key(settings, own)}.parquet", own))
     wanted = {path for path, _ in shards}
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
@@ -262,6 +266,12 @@ def _plan(
     manifest = {**settings, "items": len(items), "shards": [path.name for path, _ in shards]}
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
     return shards
+
+
+def _key(settings: dict[str, Any], own: Sequence[Item]) -> str:
+    """What a shard's captions depend on."""
+    about = json.dumps([settings, [(id, photo.name, *_stamp(photo)) for id, photo in own]])
+    return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def _stamp(photo: Path) -> tuple[int, int]:

@@ -14,7 +14,7 @@ def load_image_processor(folder: Path) -> Any:
     """The checkpoint's own image processor, computing with Pillow."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
 
 
 def picture_size(processor: Any) -> tuple[int, int]:

@@ -167,7 +167,8 @@ def _clipscore(sources: _Sources) -> Reward:
     photos = np.nan_to_num(clip.images([e.image for e in sources.examples]))
 
     def reward(captions: Sequence[str], items: Sequence[int]) -> NDArray[np.float64]:
-        texts = clip.texts([PREFIX + text for text in captions])
+        # A run that was killed asks for later captions first, and has to go on in the same bytes.
+        texts = clip.texts([PREFIX + text for text in captions], remember=False)
         cosines = np.einsum("nd,nd->n", photos[list(items)], texts, dtype=np.float64)
         scores: NDArray[np.float64] = WEIGHT * np.maximum(cosines, 0)
         return scores

@@ -98,12 +98,6 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
                 progress=progress,
                 stop=stop,
             )
-        now = fingerprints(run.data, purchases=False)
-        if now["images"] != inputs["images"]:
-            raise InputError(
-                f"photos in {run.data}/images came, went or changed while captions were written: "
-                "give the same command again; it goes on from here with the photos as they are"
-            )
         if result.n_reused:
             run.say(f"{result.n_reused:,} captions were there from an interrupted call")
         _conclude(run, stage, label, catalog.articles.height - len(items))

@@ -58,6 +58,13 @@ MODELS = [
 TEXTS = ["original", "caption", "fill", "both"]
 
 
+SHORT = (
+    "memory is short, or the system killed a worker for it: close other programs, or take smaller "
+    "batches (--set generate.batch_size, train.batch_size, encoders.batch_size), then give the "
+    "same command again; it goes on from here"
+)
+
+
 class _Group(click.Group):
     """Turns every mistake of the user's into one line and exit code 2."""
 
@@ -75,7 +82,16 @@ class _Group(click.Group):
             # interpreter must not complain when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
+        except MemoryError:
+            _fail(SHORT)
+        except RuntimeError as error:
+            # torch says it in these words; a worker that the system killed breaks its pool.
+            if "can't allocate memory" in str(error) or "BrokenProcess" in type(error).__name__:
+                _fail(SHORT)
+            raise
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                _fail(SHORT)
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 _fail(
                     f"no space left while writing {error.filename or 'a file'} ({error.strerror}): "
@@ -89,6 +105,15 @@ class _Group(click.Group):
 def _fail(message: str) -> None:
     click.echo(f"error: {message}", err=True)
     sys.exit(2)
+
+
+def _trust(context: click.Context, parameter: click.Parameter, trusted: bool) -> None:
+    """Nothing but this option lets code of a checkpoint run, and this call alone."""
+    if trusted:
+        os.environ["FCR_TRUST_REMOTE_CODE"] = "1"
+        context.call_on_close(lambda: os.environ.pop("FCR_TRUST_REMOTE_CODE", None))
+    else:
+        os.environ.pop("FCR_TRUST_REMOTE_CODE", None)
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,6 +146,13 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Change one setting; repeatable. `fcr config` lists them.",
         ),
         click.option("--config", metavar="FILE", help="YAML file, or the name of a preset."),
+        click.option(
+            "--trust-remote-code",
+            is_flag=True,
+            expose_value=False,
+            callback=_trust,
+            help="Run Python code that a checkpoint brings; read it first.",
+        ),
     ):
         command = option(command)
     return command

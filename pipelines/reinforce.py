@@ -20,7 +20,7 @@ from pipelines.catalog import fingerprints
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import fine_tuned, known_parts
-from pipelines.workspace import read_json, write_json, write_table
+from pipelines.workspace import file_sha256, read_json, write_json, write_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 STAGE = "reinforce-captioner"
 START, CONTROL, REINFORCED = "fine-tuned", "mle-control", "reinforced"
 """The captioner it starts from, the one that goes on without a reward, and the result."""
+FINISHED = "finished.json"
+"""In the control's folder: what it was trained for, and the digests of its files."""
 
 
 def reinforce_captioner(run: Run) -> Path:
@@ -98,10 +100,10 @@ def reinforce_captioner(run: Run) -> Path:
                 )
 
         control = stage.path("control")
-        # A call killed later on finds the control finished.
-        if read_json(control / "finished.json") != {"key": stage.key}:
+        # A call killed later on finds the control finished, and whole.
+        if read_json(control / FINISHED) != {"key": stage.key, "files": _digests(control)}:
             go_on(control, replace(config, policy_weight=0.0, mle_weight=1.0))
-            write_json(control / "finished.json", {"key": stage.key})
+            write_json(control / FINISHED, {"key": stage.key, "files": _digests(control)})
         result = go_on(stage.folder, config)
         if result.resumed_from:
             run.say(f"went on from step {result.resumed_from} of an interrupted run")
@@ -174,6 +176,14 @@ def _start(run: Run) -> Captioner:
     captioner = fine_tuned(run)
     assert captioner is not None
     return captioner
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != FINISHED
+    }
 
 
 def _describe(run: Run, captioner: Captioner, name: str, test: CaptionSet, folder: Path) -> None:

@@ -150,6 +150,8 @@ class Workspace:
         found = read_json(self.folder / stage / "manifest.json")
         if found is None or found.pop(SEAL, None) != content_key(found):
             return None  # a manifest that changed since it was written vouches for nothing
+        if any(os.path.isabs(name) or ".." in Path(name).parts for name in found["files"]):
+            return None  # no stage writes outside its folder
         return found
 
     def stage_file(self, stage: str, name: str) -> Path | None:
@@ -194,11 +196,13 @@ class Workspace:
         folder = self.folder / name
         key = content_key({"config": dict(config), "inputs": dict(inputs), "version": version()})
         old = self.manifest(name)
-        if old is not None and old.get("key") == key and _whole(folder, old["files"]):
+        if old is not None and old.get("key") == key and not _damaged(folder, old["files"]):
             say(f"{name}: nothing changed, reused ({folder})")
             yield Stage(folder, key, reused=True, record=old.get("record", {}))
             return
         folder.mkdir(parents=True, exist_ok=True)
+        for damaged in _damaged(folder, old["files"]) if old is not None else ():
+            (folder / damaged).unlink(missing_ok=True)  # nothing may go on from it
         (folder / "manifest.json").unlink(missing_ok=True)
         for stale in folder.rglob(".*.tmp*"):  # ours and caption's: half files of a killed process
             stale.unlink(missing_ok=True)
@@ -381,8 +385,10 @@ def packaged(*parts: str) -> Path:
     )
 
 
-def _whole(folder: Path, files: Mapping[str, str]) -> bool:
-    return all(
-        (folder / name).is_file() and file_sha256(folder / name) == digest
+def _damaged(folder: Path, files: Mapping[str, str]) -> list[str]:
+    """Files that are missing, or not what the manifest says."""
+    return [
+        name
         for name, digest in files.items()
-    )
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest
+    ]

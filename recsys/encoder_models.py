@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import InputError
+from recsys.trust import runs_code
 
 Progress = Callable[[str, int, int], None]
 """Called with (kind, encoded so far, to encode)."""
@@ -48,6 +49,7 @@ class Model:
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = automatic if job.device == "auto" else job.device
         assert job.folder is not None
+        self.trusted = runs_code(job.folder)
         self.load(job.folder)
 
     def load(self, folder: Path) -> None:
@@ -58,7 +60,7 @@ class Model:
         from transformers import AutoModel
 
         self.model, found = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=self.trusted
         )
         missing = sorted(found["missing_keys"])
         if missing:  # transformers would fill them with noise
@@ -92,7 +94,9 @@ class _Sentence(Model):
     def load(self, folder: Path) -> None:
         from sentence_transformers import SentenceTransformer
 
-        self.model = SentenceTransformer(str(folder), device=self.device)
+        self.model = SentenceTransformer(
+            str(folder), device=self.device, trust_remote_code=self.trusted
+        )
         self.model.eval()
 
     def forward(self, batch: list[str]) -> Any:
@@ -107,7 +111,9 @@ class _Photo(Model):
     def load(self, folder: Path) -> None:
         from transformers import AutoImageProcessor
 
-        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        self.processor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", trust_remote_code=self.trusted
+        )
         size = dict(self.processor.size)
         self.edge = max(v for v in size.values() if v)
         self.load_transformer(folder)
@@ -142,7 +148,7 @@ class _ClipText(Model):
     def load(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.trusted)
         self.load_transformer(folder)
         config = self.model.config
         self.length = config.text_config.max_position_embeddings

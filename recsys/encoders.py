@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from recsys import InputError
 from recsys.encoder_models import KINDS, Job, Model, Progress, load
+from recsys.trust import trusted_code
 
 _MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGED = "minilm"
@@ -318,7 +319,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         raise InputError(f"there is no model folder {checkpoint}")
     from huggingface_hub import snapshot_download
 
-    patterns = [f"*{suffix}" for suffix in _WEIGHT_FILES]
+    suffixes = (*_WEIGHT_FILES, ".py") if trusted_code() else _WEIGHT_FILES
+    patterns = [f"*{suffix}" for suffix in suffixes]
     try:
         return Path(snapshot_download(checkpoint, allow_patterns=patterns))
     except Exception as error:
@@ -333,7 +335,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
 
 def checkpoint_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a checkpoint's configuration and weight files."""
-    files = sorted(f for f in folder.rglob("*") if f.suffix in _WEIGHT_FILES and f.is_file())
+    known = (*_WEIGHT_FILES, ".py")  # code that is trusted decides the vectors too
+    files = sorted(f for f in folder.rglob("*") if f.suffix in known and f.is_file())
     total = hashlib.sha256()
     for file in files:
         stat = file.stat()

@@ -34,6 +34,7 @@ SMALL = [
     "--set=train.batch_size=8", "--set=train.evaluate_every=2", "--set=generate.shard_size=32",
     "--set=generate.batch_size=16", "--set=generate.max_new_tokens=20",
     "--set=recommend.bootstrap=50", "--set=score.bootstrap=50", "--set=report.gallery=4",
+    "--set=score.metrics=[bleu, rouge-l, cider-d, attributes, verbatim]",
     "--set=report.customers=1", "--set=recommend.text=[original, fill]", "--set=reinforce.steps=4",
     "--set=reinforce.batch_size=8", "--set=reinforce.evaluate_every=2",
     "--set=experiment.encoders=[tfidf, sbert]", "--set=experiment.seeds=[0]",

@@ -97,29 +97,40 @@ class Clip:
         if folder.exists() and not (folder / "config.json").is_file():
             raise InputError(f"{folder} is no model folder: it has no config.json")
         logging.disable_progress_bar()  # of loading weights: it would tear up the caller's table
-        self.model: Any = AutoModel.from_pretrained(checkpoint, dtype=torch.float32)
+        self.model: Any = AutoModel.from_pretrained(
+            checkpoint, dtype=torch.float32, trust_remote_code=False
+        )
         if not hasattr(self.model, "get_image_features"):
             kind = type(self.model).__name__
             raise InputError(f"{checkpoint} holds a {kind}: expected a CLIP or SigLIP model")
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = automatic if device == "auto" else device
         self.model.eval().to(self.device)
-        self.processor: Any = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
+        self.processor: Any = AutoImageProcessor.from_pretrained(
+            checkpoint, backend="pil", trust_remote_code=False
+        )
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
         digest = hashlib.sha256()
         for _, tensor in sorted(self.model.state_dict().items()):
             digest.update(tensor.detach().cpu().numpy().tobytes())
         self.name = f"{folder.name}-{digest.hexdigest()[:8]}"
         self._known: dict[object, Vectors] = {}
 
-    def texts(self, texts: Sequence[str], batch_size: int = 64) -> Vectors:
-        """float32 (n, dim) unit vectors; texts longer than the model's context are cut."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+    def texts(
+        self, texts: Sequence[str], batch_size: int = 64, *, remember: bool = True
+    ) -> Vectors:
+        """float32 (n, dim) unit vectors; texts longer than the model's context are cut.
+
+        Without `remember` they depend on these texts alone, bit for bit: what was asked before
+        changes which texts share a batch, and with it the last digits.
+        """
+        known = self._known if remember else {}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         new.sort(key=len)
         for start in range(0, len(new), batch_size):
             batch = new[start : start + batch_size]
-            self._known.update(zip(batch, self._read(batch), strict=True))
-        return np.stack([self._known[text] for text in texts])
+            known.update(zip(batch, self._read(batch), strict=True))
+        return np.stack([known[text] for text in texts])
 
     def images(self, paths: Sequence[Path | None], batch_size: int = 64) -> Vectors:
         """float32 (n, dim) unit vectors; NaN where there is no photo or it cannot be read."""
