@@ -306,8 +306,8 @@ def _check(captioner: Captioner, config: AdaptConfig, parts: Parts) -> None:
             raise InputError(f"{name}={getattr(config, name)}: {of} has a {name} of at least 1")
     if method == "qlora" and captioner.quantize is None:
         raise InputError(
-            "method='qlora' needs weights in 4 bits: load the captioner with quantize='4bit' (CUDA "
-            "and bitsandbytes); 'lora' learns the same updates on whole weights"
+            "method='qlora' needs weights in 4 bits: load the captioner with quantize='4bit' "
+            "(package bitsandbytes); 'lora' learns the same updates on whole weights"
         )
     if captioner.quantize is not None and method in ("full", "decoder", "bridge"):
         raise InputError(

@@ -1,5 +1,6 @@
 """What every captioner family promises, each shown with a tiny checkpoint of the real classes."""
 
+import importlib.util
 import json
 import shutil
 from dataclasses import dataclass
@@ -404,13 +405,50 @@ def test_a_folder_that_lacks_something_is_one_clear_error(case: Case, tmp_path: 
         load_captioner(other, device="cpu")
 
 
-def test_four_bits_need_a_gpu(case: Case) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(InputError, match="CUDA"):
+def test_four_bits_need_their_package(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: name != "bitsandbytes" and real(name, *a)
+    )
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
         case.load(quantize="4bit")
     with pytest.raises(InputError, match="'lora' learns the same"):
         adapt(case.load(), AdaptConfig("qlora"))
+
+
+def test_qlora_learns_beside_frozen_four_bit_weights(case: Case, tmp_path: Path) -> None:
+    linear = pytest.importorskip("bitsandbytes").nn.Linear4bit
+    captioner = case.load(quantize="4bit")
+    with pytest.raises(InputError, match="can't learn themselves"):
+        adapt(captioner, AdaptConfig("full"))
+    layers = [m for m in captioner.model.modules() if isinstance(m, linear)]
+    assert len(layers) > 10
+    held = [layer.weight.detach().clone() for layer in layers]
+    base = captioner.fingerprint()
+    adaptation = adapt(captioner, AdaptConfig("qlora", rank=4, alpha=8, dropout=0.0), seed=3)
+    texts = case.texts[::-1]  # what the photos do not show yet
+    batch = captioner.text_batch(captioner.text_rows(texts, 50))
+    pixels = torch.from_numpy(case.pixels)
+    learned = [p for p in captioner.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=0.01)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = captioner.loss(captioner.encode_images(pixels), batch)
+        _backward(loss)
+        losses.append(float(loss.detach()))
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(torch.equal(a, b.weight) for a, b in zip(held, layers, strict=True))
+    captioner.model.eval()
+    expected = captioner.generate(case.pixels, max_new_tokens=12)
+    save_adapter(captioner, adaptation, tmp_path / "adapter", base)
+    loaded = case.load(quantize="4bit", adapter=tmp_path / "adapter")
+    again = loaded.generate(case.pixels, max_new_tokens=12)
+    assert [g.text for g in again] == [g.text for g in expected]
+    np.testing.assert_allclose(
+        [g.logprob for g in again], [g.logprob for g in expected], rtol=1e-2, atol=1e-2
+    )
 
 
 def test_new_words_only_where_the_vocabulary_can_grow(case: Case) -> None:
