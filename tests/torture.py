@@ -401,7 +401,7 @@ def _read_only(
                 shut = [copy / place, *(p for p in (copy / place).rglob("*") if p.is_dir())]
                 for folder in shut:
                     folder.chmod(0o555)
-                ended = run([stage, *SMALL], copy, prepare=_as_anybody)
+                ended = run([stage, *SMALL], copy, prepare=as_anybody)
                 for folder in shut:
                     folder.chmod(0o755)
                 said = ended.code == 0 or ended.refused
@@ -413,7 +413,7 @@ def _read_only(
             )  # fmt: skip
 
 
-def _as_anybody() -> None:
+def as_anybody() -> None:
     """Give up root's right to write what is read-only."""
     if os.geteuid():
         return
