@@ -6,6 +6,7 @@ captioner; a combination that can't work says why, and what can.
 
 import hashlib
 import json
+import logging
 import re
 import warnings
 from collections.abc import Iterable
@@ -15,6 +16,9 @@ from typing import Any, Literal
 
 from caption import InputError
 from caption.captioners import Captioner, replace_folder
+
+# Where bitsandbytes is installed, peft loads it, and it warns of a kernel on the hub nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 Method = Literal["full", "decoder", "bridge", "lora", "qlora", "ia3", "adapter", "prompt", "prefix"]
 Targets = Literal["attention-qv", "attention", "attention+mlp", "all-linear"]

@@ -563,12 +563,8 @@ def _check_four_bit(quantize: str) -> None:
 
 def _four_bit() -> Any:
     """NF4 with double quantisation and bfloat16 arithmetic, as QLoRA (arXiv 2305.14314)."""
-    import logging
-
     from transformers import BitsAndBytesConfig
 
-    # It warns of a faster kernel on the hub for what is not used here.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
