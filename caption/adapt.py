@@ -17,7 +17,7 @@ from typing import Any, Literal
 from caption import InputError
 from caption.captioners import Captioner, replace_folder
 
-# Where bitsandbytes is installed, peft loads it, and it warns of a kernel on the hub nobody asked for.
+# peft loads bitsandbytes where it is installed, which warns of a kernel that nobody asked for.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 Method = Literal["full", "decoder", "bridge", "lora", "qlora", "ia3", "adapter", "prompt", "prefix"]
