@@ -28,7 +28,7 @@ from pipelines.explore import (
     matching,
     open_to_read,
 )
-from pipelines.page import clip, data_uri
+from pipelines.page import clip, data_uri, sentence_case
 from pipelines.ratings import rate, read_ratings, summary
 from pipelines.results import label, manifest_hashes
 
@@ -145,7 +145,11 @@ def customer(explorer: Explorer) -> None:
         "Recommender",
         list(lists),
         format_func=lambda key: f"{names[key]}: {hits[key]} of {len(lists[key])} bought next",
-        index=max(range(len(lists)), key=lambda i: list(hits.values())[i]),
+        # Most hits first; of equal ones somebody who has reasons.
+        index=max(
+            range(len(lists)),
+            key=lambda i: (list(hits.values())[i], list(lists)[i][0] not in REASONLESS),
+        ),
     )
     with _Told(), st.spinner(f"{names[chosen]} learns from the purchases again"):
         _explained(explorer, chosen, user, lists[chosen], next_ids)
@@ -453,6 +457,8 @@ def _templates() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Shown alike whoever wrote it: small letters would tell the raters who it was.
+    environment.filters["sentence_case"] = sentence_case
     return environment.get_template("app.html.j2").module
 
 

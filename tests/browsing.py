@@ -38,6 +38,7 @@ def hostile_run(base: Path) -> tuple[Path, str]:
     from pipelines.report import report
     from pipelines.run import open_run
     from pipelines.score_captions import score_captions
+    from pipelines.seeing import attention, zero_shot
     from pipelines.train_captioner import train_captioner
 
     shop = base / "browsed shop"
@@ -62,6 +63,8 @@ def hostile_run(base: Path) -> tuple[Path, str]:
         caption_items(run)
         score_captions(run)
         recommend(run, models=["mostpop", "itemknn", "userknn", "clip"], text=["original", "fill"])
+        attention(run)
+        zero_shot(run)
         report(run)
     return base / "runs", "browsed"
 

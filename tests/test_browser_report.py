@@ -81,6 +81,38 @@ def test_search_narrows_and_widens(page: Watched) -> None:
     assert all(card.is_visible() for card in cards.all())
 
 
+def test_the_gallery_shows_where_words_were_read(page: Watched) -> None:
+    cards = page.page.locator("[data-search=gallery] > .mapped")
+    assert cards.count() == 4
+    for card in cards.all():
+        caption = card.locator(".said:not(.reference) dd").first.inner_text().splitlines()[0]
+        words = card.locator(".words li").all_inner_texts()
+        assert [w.lower() for w in words] == caption.lower().split()
+        assert card.locator(".words img").count() == len(words)
+    assert page.page.get_by_text("Zero-shot classification").is_visible()
+
+
+def test_what_others_published_stands_there_and_is_marked(page: Watched) -> None:
+    for name, lines in (("published-captions", 37), ("published-recommendations", 25)):
+        table = page.page.locator(f"#{name}")
+        assert not table.is_visible()  # nothing of it compares with this run
+        page.page.locator("details", has=table).locator("summary").click()
+        assert table.is_visible()
+        rows = table.locator("tbody tr")
+        assert rows.filter(has_text="no: ").count() == lines
+        assert rows.filter(has_text="this run: ").count() >= 2
+        assert rows.count() == lines + rows.filter(has_text="this run: ").count()
+
+
+def test_a_customer_has_what_every_recommender_shows(page: Watched) -> None:
+    card = page.page.locator(".customer").first
+    shown = card.locator("h4").all_text_contents()
+    assert shown[0] == "Bought before"
+    assert "Bought next" in shown
+    for name in ("mostpop", "itemknn", "userknn", "clip (original)", "clip (fill)"):
+        assert shown.count(f"{name} shows") == 1, shown
+
+
 def test_hostile_names_are_text(page: Watched) -> None:
     text = page.page.locator("body").inner_text()
     shown = [name for name in HOSTILE if name[:40] in text]
@@ -131,6 +163,15 @@ def test_it_prints(browser: Any, report: Path, tmp_path: Path) -> None:
     page.page.emulate_media(media="print")
     assert not page.page.locator("nav").is_visible()
     assert not page.page.get_by_label("Search gallery").is_visible()
+    assert page.page.locator("#caption-signatures").is_visible(), "paper can't be opened"
+    cut = page.page.evaluate(
+        """() => {
+            document.body.style.width = "718px";  // A4 less Chromium's margins
+            return [...document.querySelectorAll("table")]
+                .filter((e) => e.checkVisibility() && e.scrollWidth > 718).map((e) => e.innerText);
+        }"""
+    )
+    assert cut == []
     page.page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     page.context.close()

@@ -23,6 +23,7 @@ from pipelines import InputError
 from pipelines.app import server_command
 from pipelines.cli import main
 from pipelines.explore import Explorer, matching, open_to_read
+from pipelines.page import sentence_case
 from pipelines.ratings import rate, read_ratings, summary
 from tests.browsing import HOSTILE, KIND, LONG, Watched, chromium, hostile_run
 
@@ -151,7 +152,7 @@ def test_an_article_with_its_captions(visit: Callable[..., App], run: Path) -> N
     chosen = app.page.locator(".fcr-id").inner_text()
     caption = written.filter(pl.col("article_id") == chosen)["caption"].item()
     assert app.texts(".fcr-said h3")[:2] == ["pretrained", "fine-tuned"]
-    assert app.texts(".fcr-said blockquote")[1] == caption
+    assert app.texts(".fcr-said blockquote")[1] == sentence_case(caption)
     maps = app.page.locator(".fcr-said").nth(1).locator(".fcr-words li")
     assert maps.all_inner_texts() == caption.split()
     assert maps.locator("img").count() == len(caption.split())
@@ -189,7 +190,8 @@ def test_a_photo_of_ones_own(visit: Callable[..., App], run: Path, explorer: Exp
     field.set_input_files(explorer.catalog.photo(article_id))
     app.page.get_by_role("heading", name="clip").wait_for(timeout=120_000)
     app.settle()
-    assert app.texts(".fcr-said blockquote")[1] == caption, "the same photo, the same words"
+    same = app.texts(".fcr-said blockquote")[1]
+    assert same == sentence_case(caption), "the same photo, the same words"
     assert len(app.texts(".fcr-strip[aria-label='Nearest by clip'] li")) == 8
     assert app.broken_images() == []
     now = {p: p.stat().st_mtime_ns for p in (run.parent / ".cache").rglob("*") if p.is_file()}
@@ -238,7 +240,9 @@ def test_ratings_are_kept_and_gone_on_with(
     assert groups.count() == len(texts)
     for number in range(len(texts)):
         star = groups.nth(number).get_by_text("4" if number else "2", exact=True)
-        app.until(star.click, lambda text=texts[number]: text in by_ada()["caption"])
+        app.until(
+            star.click, lambda text=texts[number]: text in map(sentence_case, by_ada()["caption"])
+        )
     app.page.get_by_text("1 of 16 articles rated by Ada").wait_for()
     kept = by_ada()
     captions = explorer.results.captions
@@ -246,7 +250,8 @@ def test_ratings_are_kept_and_gone_on_with(
     first = captions.filter(pl.col("article_id") == captions["article_id"][0])
     assert set(kept["captioner"]) == set(first["captioner"])
     stars = {texts[0]: 2, **dict.fromkeys(texts[1:], 4)}
-    assert dict(kept.select("caption", "rating").iter_rows()) == stars
+    rated = {sentence_case(text): n for text, n in kept.select("caption", "rating").iter_rows()}
+    assert rated == stars
     assert kept["blinded"].all()
     app.page.get_by_text("1 rater").wait_for()
     app = visit("Rate captions")

@@ -17,10 +17,12 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipelines import InputError, plots
-from pipelines.conclusions import conclusions
+from pipelines.conclusions import conclusions, opening
 from pipelines.config import CaptionSplitConfig, Config, RecommendConfig, ReportConfig
+from pipelines.page import sentence_case
 from pipelines.recommend import recommend
 from pipelines.report import TEMPLATES, report
 from pipelines.report_recommend import better
@@ -164,6 +166,45 @@ def test_the_opening_says_what_was_found(runs: Path, shop: Path, page: Page) -> 
     assert f"{filled} of 150 articles" in opening
 
 
+def test_the_opening_paragraph_is_plain(runs: Path, page: Page, html: str) -> None:
+    results = read_results(Workspace.known("shop", runs))
+    said = opening(results, is_demo=False)
+    assert said in page.said
+    assert html.index('class="opening"') < html.index('class="lead"')
+    assert "Filling missing descriptions with captions" in said
+    assert "one run on one shop" in said
+    for jargon in ("NDCG", "CIDEr", "MAP", "Holm", "p-value"):
+        assert jargon not in said
+    empty = replace(results, differences=None, scores={}, audit={})
+    assert opening(empty, is_demo=True) == ""
+    rows = results.differences
+    assert rows is not None
+    metric = results.ranking_metric()
+    for sign, word in ((1.0, "better for 1"), (-1.0, "worse for 1")):
+        sure = rows.with_columns(
+            difference=pl.lit(sign), low=pl.lit(sign - 0.5), high=pl.lit(sign + 0.5),
+            p_holm=pl.lit(0.001),
+        )  # fmt: skip
+        assert sure.filter(pl.col("metric") == metric).height == 1
+        text = opening(replace(results, differences=sure), is_demo=True)
+        assert word in text
+        assert "not by chance" in text
+        assert "drawn catalogue" in text
+
+
+def test_every_stage_says_what_it_cost(runs: Path, page: Page) -> None:
+    rows = {row["stage"]: row for row in table(runs, "costs")}
+    assert list(rows)[-1] == "all stages"
+    stages = [row for name, row in rows.items() if name != "all stages"]
+    assert len(stages) == 4
+    for row in rows.values():
+        assert float(row["seconds"]) >= 0
+        assert bool(row["energy_wh"]) != bool(row.get("energy_wh_unavailable"))
+    total = sum(float(row["seconds"]) for row in stages)
+    assert float(rows["all stages"]["seconds"]) == pytest.approx(total)
+    assert "Energy, Wh" in page.said
+
+
 def test_the_page_is_self_contained_and_small(html: str, page: Page) -> None:
     assert len(html.encode()) < 10_000_000
     for tag, attributes in page.tags:
@@ -213,9 +254,13 @@ def test_files_beside_the_page(runs: Path) -> None:
     bars = [len(re.findall(r"(?<!\\)\|", line)) for line in gallery if line.startswith("|")]
     assert len(set(bars)) == 1
     assert "<script" not in "\n".join(gallery)
-    assert {"recommendations.svg", "learning-curve.svg"} <= {
-        path.name for path in (folder / "figures").iterdir()
-    }
+    figures = sorted(path.name for path in (folder / "figures").iterdir())
+    assert {"recommendations.svg", "learning-curve.svg"} <= set(figures)
+    drawn = [name.removesuffix(".svg") for name in figures if name.endswith(".svg")]
+    assert figures == sorted(f"{name}.{ending}" for name in drawn for ending in ("svg", "png"))
+    with Image.open(folder / "figures/recommendations.png") as picture:
+        assert picture.width > 900
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_the_same_run_gives_the_same_bytes_and_is_reused(runs: Path, shop: Path) -> None:
@@ -552,6 +597,15 @@ def test_no_text_becomes_a_formula_or_breaks_a_table(text: str) -> None:
     line = [line for line in table.markdown().split("\n") if line.startswith("|")]
     assert len(line) == 3
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line[2])) == 3
+
+
+def test_captions_are_shown_as_sentences() -> None:
+    assert sentence_case("a dress. with a v-neck at 3.5 cm! new") == (
+        "A dress. With a v-neck at 3.5 cm! New"
+    )
+    assert sentence_case("“soft” top, e.g.") == "“Soft” top, e.g."
+    assert sentence_case("") == ""
+    assert sentence_case("\u05e9\u05dc\u05d5\u05dd") == "\u05e9\u05dc\u05d5\u05dd"
 
 
 def test_numbers_have_real_signs_and_no_signed_zero() -> None:
