@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import warnings
@@ -250,6 +251,7 @@ class Engine:
             options |= {"address": self.address}
         with _undisturbed():
             try:
+                _answers(self.address)
                 ray.init(**options)
             except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
                 self.close()
@@ -445,6 +447,13 @@ def _array(column: Any) -> NDArray[Any]:
     """The inverse of `_column`."""
     flat: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1)
+
+
+def _answers(address: str | None) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray would ask for minutes."""
+    host, separator, port = (address or "").removeprefix("ray://").rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _first_line(error: BaseException) -> str:

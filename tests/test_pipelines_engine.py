@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -331,6 +332,11 @@ def test_refusals_need_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = CliRunner().invoke(main, ["caption-items", "--engine-workers", "2"])
     assert done.exit_code == 2
     assert "error: --engine-workers goes with --engine ray" in done.output
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InputError, match=f"no Ray cluster answers at {address}: .*refused"):
+        Engine(address)._join(None)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"needs Ray: pip install 'fcr\[ray\]'"):
         Engine()._joined()
