@@ -406,7 +406,6 @@ def load_captioner(
     another base, 4-bit weights where they can't be had.
     """
     import torch
-    from safetensors import SafetensorError
 
     from caption.adapt import adapter_prompt, load_adapter
     from caption.chat import ChatCaptioner
@@ -428,10 +427,11 @@ def load_captioner(
     try:
         with quiet():
             captioner: Captioner = families().get(model_type, ChatCaptioner).load(checkpoint)
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise InputError(f"captioner folder {folder} cannot be loaded: {error}") from error
+    except Exception as error:  # damaged weights, a pickle, and code that is trusted raise anything
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"captioner folder {folder} cannot be loaded: {said}") from error
     captioner.source, captioner.quantize = folder, quantize
     if adapter is not None:
         load_adapter(captioner, Path(adapter))

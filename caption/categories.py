@@ -242,6 +242,7 @@ class BertClassifier:
                 id2label=dict(enumerate(classes)),
                 label2id={name: i for i, name in enumerate(classes)},
                 problem_type="single_label_classification",
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
             )
             place = _device(device)

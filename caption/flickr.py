@@ -28,6 +28,8 @@ TEXT_FILES = (
     "results.csv", "captions.txt", "captions.csv", "Flickr8k.token.txt", "Flickr8k.token",
     "results_20130124.token", "train_title.txt", "train_description.txt",
 )  # fmt: skip
+LONGEST_LINE = 1 << 20
+"""Bytes; a few kilobytes of gzip can unpack to a line of gigabytes."""
 HUB_TABLE = "flickr_annotations_30k.csv"
 _TOKEN = re.compile(r"(?P<image>[^\t#]+)#(?P<number>\d+)(?P<gap>\s+)(?P<text>.*)")
 _PIPE = re.compile(r"(?P<image>[^|]+)\|\s*(?P<number>\d+)\s*(?P<gap>\|?)(?P<text>.*)")
@@ -81,7 +83,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str, bool]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+                if len(raw) > LONGEST_LINE:
+                    raise InputError(
+                        f"{path} line {number} is longer than {LONGEST_LINE:,} bytes: that is no "
+                        "file of captions"
+                    )
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 try:

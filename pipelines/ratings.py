@@ -24,6 +24,8 @@ COLUMNS = {
 }
 """Of ratings.csv. kind: "stars" (rating 1 to 5) or "best" (1: chosen, 0: another was)."""
 KEY = ("rater", "article_id", "captioner", "kind")
+TYPED = ("rater", "article_id", "captioner", "caption")
+"""Columns of texts that others wrote; in the file an apostrophe stands before a formula."""
 FOLDER, FILE = "ratings", "ratings.csv"
 
 
@@ -37,7 +39,8 @@ def read_ratings(run: Path) -> pl.DataFrame:
     if not path.is_file():
         return pl.DataFrame(schema=COLUMNS)
     try:
-        return pl.read_csv(path, schema_overrides=COLUMNS).select(*COLUMNS)
+        found = pl.read_csv(path, schema_overrides=COLUMNS).select(*COLUMNS)
+        return found.with_columns(pl.col(*TYPED).str.replace(r"^'('*[=+\-@\t\r])", "$1"))
     except pl.exceptions.PolarsError as error:
         raise InputError(
             f"{path} is no table of ratings ({str(error).splitlines()[0]}): mend it or move it away"
@@ -90,7 +93,9 @@ def rate(
         fcntl.flock(lock, fcntl.LOCK_EX)
         new = pl.DataFrame(rows, schema=COLUMNS, orient="row")
         kept = read_ratings(run).join(new, on=list(KEY), how="anti", maintain_order="left")
-        write_table(folder / FILE, pl.concat([kept, new]))
+        # A spreadsheet would run a name or a caption like =HYPERLINK(...) as a formula.
+        guarded = pl.col(*TYPED).str.replace(r"^('*[=+\-@\t\r])", "'$1")
+        write_table(folder / FILE, pl.concat([kept, new]).with_columns(guarded))
     return folder / FILE
 
 
