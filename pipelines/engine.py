@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -55,8 +56,6 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "AUTOSCALER_METRIC_PORT": "0",
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray then takes 127.0.0.1 for its address on every system, and listens nowhere else."""
 
 Compute = Callable[[Mapping[str, Any]], "pa.Table"]
 
@@ -91,6 +90,7 @@ class Engine:
         self.address, self.workers, self.gpus = address, workers, gpus
         self._scratch: Path | None = None
         self._owned = False
+        self._environment: list[str] = []
 
     def __enter__(self) -> Engine:
         return self
@@ -108,6 +108,9 @@ class Engine:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+        for name in self._environment:
+            os.environ.pop(name, None)
+        self._environment.clear()
 
     def captioner(self, load: Callable[[], Captioner]) -> Elsewhere:
         """The captioner that `load` loads on the workers, for `caption_catalogue`.
@@ -225,9 +228,10 @@ class Engine:
 
     def _joined(self) -> Any:
         """The module `ray`, connected."""
-        fresh = QUIET if self.address is not None else QUIET | LOOPBACK
-        for name, value in fresh.items():
-            os.environ.setdefault(name, value)
+        if not self._environment:
+            wanted = QUIET if self.address is not None else {**QUIET, **_private()}
+            self._environment += [name for name in wanted if name not in os.environ]
+            os.environ.update({name: wanted[name] for name in self._environment})
         try:
             import ray
             import ray.data
@@ -255,6 +259,11 @@ class Engine:
                 ray.init(**options)
             except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
                 self.close()
+                if "Authentication" in f"{error} {error.__cause__}":
+                    raise InputError(
+                        f"the Ray cluster at {self.address} asks for a token: set "
+                        "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+                    ) from error
                 raise InputError(
                     f"no Ray cluster answers at {self.address}: {_first_line(error)}. Give the "
                     "address of one with --engine-address (started by `ray start --head`), or "
@@ -447,6 +456,19 @@ def _array(column: Any) -> NDArray[Any]:
     """The inverse of `_column`."""
     flat: NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), -1)
+
+
+def _private() -> dict[str, str]:
+    """Environment of a cluster for this process alone.
+
+    It listens on 127.0.0.1 only (on Linux too, by the switch Ray has for other systems), and asks
+    for a token that only its own processes know.
+    """
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
 
 
 def _answers(address: str | None) -> None:

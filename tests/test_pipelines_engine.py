@@ -319,6 +319,7 @@ def test_the_own_cluster_is_quiet_and_listens_on_loopback_only(two: Engine) -> N
     assert listening
     assert {c.laddr.ip for c in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
     assert not [c for c in listening if c.laddr.port == 8265]  # the dashboard's
 
 
