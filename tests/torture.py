@@ -108,13 +108,11 @@ def torture(
     draw = random.Random(seed)
     tally = Tally()
     with copied(home) as place:  # every trial works at this path: captions.json names photos
-        for command in ("demo", *stages[:-1]) if stages == STAGES else ("demo", "export"):
+        for command in ("demo", *stages) if stages == STAGES else stages:
             made = run([command, *SMALL], place)
             if made.code:
                 raise RuntimeError(f"the undisturbed {command} failed: {made.err[-2000:]}")
             say(f"undisturbed {command}: {made.seconds:.1f} s")
-        if (made := run(["export", *SMALL], place)).code:
-            raise RuntimeError(f"the undisturbed export failed: {made.err[-2000:]}")
         shutil.copytree(place, home, dirs_exist_ok=True)
     whole = contents(home)
     durations = {}
@@ -133,7 +131,7 @@ def torture(
             say(f"{tally.faults.get('kill -9', 0)} kills, {len(tally.lost)} lost")
     small = kills < 100
     for name, fault in KINDS.items():
-        if not kinds or name in kinds:
+        if name in kinds or not (kinds or name == "slice"):
             fault(home, whole, draw, tally, 1 if small else 4)
             say(f"{name}: {sum(tally.faults.values())} faults, {len(tally.lost)} lost so far")
     return tally
@@ -554,6 +552,45 @@ def _vanishing(victim: Path) -> None:
     caption.images.Image.open = opened  # type: ignore[assignment]
 
 
+def _slice(
+    home: Path, whole: dict[str, str], draw: random.Random, tally: Tally, times: int
+) -> None:
+    """One fault of several kinds on one stage, for the tests: each costs a second or two."""
+    stage = "recommend"
+
+    def no_space() -> None:
+        def fsync(handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        os.fsync = fsync
+
+    def nothing() -> None:
+        pass
+
+    def tried(kind: str, before: Callable[[Path], None], prepare: Callable[[], None]) -> None:
+        with copied(home) as copy:
+            before(copy / "runs/demo" / stage)
+            late = 0.3 if kind == "SIGTERM" else None
+            ended = run(
+                [stage, *SMALL], copy, prepare=prepare, kill_after=late, with_signal=signal.SIGTERM
+            )
+            if (copy / "runs/demo" / stage).is_dir():
+                (copy / "runs/demo" / stage).chmod(0o755)
+            said = ended.code in (0, 130) or ended.refused
+            last = run([stage, *SMALL], copy)
+            ok = said and last.code == 0 and contents(copy) == whole
+        tally.note(kind, ok, f"exit {ended.code} {ended.err[-400:]} {last.err[-300:]}")
+
+    def shut(folder: Path) -> None:
+        (folder / "manifest.json").unlink()
+        folder.chmod(0o555)
+
+    tried("manifest damaged", lambda folder: _flip(folder / "manifest.json", draw), nothing)
+    tried("no space left", shutil.rmtree, no_space)
+    tried("read-only folder", shut, as_anybody)
+    tried("SIGTERM", shutil.rmtree, nothing)
+
+
 KINDS: dict[str, Callable[[Path, dict[str, str], random.Random, Tally, int], None]] = {
     "the demo killed": _kills_of_all,
     "damage": _damage,
@@ -565,7 +602,9 @@ KINDS: dict[str, Callable[[Path, dict[str, str], random.Random, Tally, int], Non
     "clock": _clock,
     "second process": _second_process,
     "broken pipe": _broken_pipe,
+    "slice": _slice,
 }
+"""Name -> how it is tried; `slice` is some of the others on one stage, for the tests."""
 
 
 def _unequal(copy: Path, whole: dict[str, str]) -> list[str]:
@@ -630,9 +669,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=(), choices=tuple(KINDS), help="kinds")
+    parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="killed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fcr torture ") as home:
-        tally = torture(Path(home), kills=options.kills, seed=options.seed, kinds=options.only)
+        tally = torture(
+            Path(home),
+            kills=options.kills,
+            seed=options.seed,
+            stages=options.stages,
+            kinds=options.only,
+        )
     print(tally)
     return 1 if tally.lost else 0
 
