@@ -20,7 +20,16 @@ SMALL = [
     "--set=generate.max_new_tokens=20", "--set=recommend.bootstrap=50",
     "--set=score.bootstrap=50", "--set=report.gallery=4", "--set=report.customers=1",
 ]  # fmt: skip
-STAGES = ["catalogue", "train-captioner", "caption-items", "score-captions", "recommend", "report"]
+STAGES = [
+    "catalogue",
+    "train-captioner",
+    "caption-items",
+    "score-captions",
+    "recommend",
+    "attention",
+    "zero-shot",
+    "report",
+]
 
 
 def fcr(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
