@@ -222,7 +222,7 @@ def _kills(
         if ended.code == 0:  # it was faster than the shot: once more from nothing
             shutil.rmtree(folder)
     last = run([stage, *SMALL], copy)
-    left = [str(p) for p in (copy / "runs").rglob(".*.tmp*")]
+    left = [str(p) for p in (copy / "runs").rglob(".*.tmp*")] + _behind(copy)
     ok = last.code == 0 and contents(copy) == whole and not left
     if killed:
         tally.note(
@@ -338,6 +338,7 @@ def _signals(
                     [stage, *SMALL], copy, kill_after=draw.uniform(0.2, 1.0), with_signal=number
                 )
                 said = ended.code == 0 or (ended.code == 130 and "goes on" in ended.err)
+                said = said or ended.code == -number  # before the command had begun
                 ok = said and run([stage, *SMALL], copy).code == 0 and contents(copy) == whole
             name = signal.Signals(number).name
             tally.note(name, ok, f"{stage}: exit {ended.code} {ended.err[-300:]}")
@@ -576,7 +577,8 @@ def _slice(
             )
             if (copy / "runs/demo" / stage).is_dir():
                 (copy / "runs/demo" / stage).chmod(0o755)
-            said = ended.code in (0, 130) or ended.refused
+            # -15: it came before the command had begun.
+            said = ended.code in (0, 130, -signal.SIGTERM) or ended.refused
             last = run([stage, *SMALL], copy)
             ok = said and last.code == 0 and contents(copy) == whole
         tally.note(kind, ok, f"exit {ended.code} {ended.err[-400:]} {last.err[-300:]}")
@@ -605,6 +607,20 @@ KINDS: dict[str, Callable[[Path, dict[str, str], random.Random, Tally, int], Non
     "slice": _slice,
 }
 """Name -> how it is tried; `slice` is some of the others on one stage, for the tests."""
+
+
+def _behind(copy: Path, patience: float = 20.0) -> list[str]:
+    """Processes of killed commands that are still at work after some seconds: Java, workers."""
+    limit = time.monotonic() + patience
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if Path(os.readlink(process / "cwd")) == copy:
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        if not found or time.monotonic() > limit:
+            return found
+        time.sleep(0.2)
 
 
 def _unequal(copy: Path, whole: dict[str, str]) -> list[str]:
