@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "data" / "demo"
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs Ray: pip install 'fcr[ray]'", allow_module_level=True)
+# Sending this module by value makes cloudpickle look through torch's old attributes.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
