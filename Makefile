@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench torture audit clean
+.PHONY: demo test bench torture fuzz soak elsewhere audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fcr demo
@@ -26,10 +26,25 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/benchmarks/bench_captions.py
 	$(BIN)/python tests/benchmarks/bench_training.py
 	$(BIN)/python tests/benchmarks/bench_experiment.py
+	$(BIN)/python tests/benchmarks/bench_engine.py
+	$(BIN)/python tests/benchmarks/bench_far.py --vectors 1000000
 
 # Faults at random points of every stage: kill -9, damaged files, full disk, short memory ...
 torture: $(VENV)/.installed-dev
 	$(BIN)/python tests/torture.py
+
+# Readers, config and tokenizer under inputs that nobody wrote; atheris has wheels for Linux.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -c constraints.txt atheris
+	$(BIN)/python tests/fuzz.py
+
+# The demo again and again in one process: memory, files and threads stay flat.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python tests/soak.py
+
+# The suite in Turkish, a day ahead, in a path with spaces, without a home to write to.
+elsewhere: $(VENV)/.installed-dev
+	$(BIN)/python tests/elsewhere.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
