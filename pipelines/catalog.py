@@ -334,7 +334,14 @@ def _table(
             f"{path} is not a CSV table that can be read: {first}. Expected comma-separated "
             "values with a header and quotes around texts that hold commas"
         ) from error
-    frame = frame.rename({name: name.strip().lstrip("\ufeff") for name in frame.columns})
+    plain = [name.strip().lstrip("\ufeff") for name in frame.columns]
+    twice = [name for i, name in enumerate(plain) if name in plain[:i]]
+    if twice:
+        raise InputError(
+            f"{path}: the column {twice[0]!r} stands twice, but for spaces around its name: "
+            "rename one of them"
+        )
+    frame.columns = plain
     missing = [name for name in required if name not in frame.columns]
     if missing:
         near = difflib.get_close_matches(missing[0], frame.columns, n=1)

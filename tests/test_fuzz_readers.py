@@ -9,14 +9,19 @@ from hypothesis import strategies as st
 
 from tests import fuzz
 
+SURROGATES = (
+    b'{"images": [{"id": "\\ud800"}], '
+    b'"annotations": [{"image_id": "\\ud800", "caption": "\\udfff"}]}'
+)
 STUMBLED = [
     ("interactions", b"\x03user_id,item_id,time,rating\nu1,1\x00\x802018-09-25007,2018-09-21,1\n"),
     ("interactions", b"d,item_id,time,rating\nu1,1,2018-09-20,5\nu2,007,2018-09-21,1.5\n"),
     ("interactions", b'\x00user_id,item_id\r\n2",2\n'),
+    ("catalog", b"\x00\t,"),
+    ("catalog", b"karticle_id, article_id \n1,2\n"),
     ("saved", b"tuser\titem\tscore\tsettin,u\ta\t1\ts\n\n===\nuser\titem\trelevance\nu\ta\t1"),
     ("coco", b'{"images": [{"id": 1, "file_name": 7}], "annotations": [{"image_id": 1}]}'),
-    ("coco", b'{"images": [{"id": "\\ud800"}], "annotations": [{"image_id": "\\ud800", '
-             b'"caption": "\\udfff"}]}'),
+    ("coco", SURROGATES),
     ("coco", b'{"images":' + b"[" * 100_000),
     ("coco", b'{"images": [], "annotations": [], "info": [1]}'),
     ("caption lines", b'\x03raw,split,filename\n"[""a dog"", ""a cat"",,train,a.jpg\n'),
@@ -46,7 +51,7 @@ def test_half_of_a_surrogate_pair_can_be_written_again(tmp_path: Path) -> None:
     from caption.records import CaptionSet
 
     path = tmp_path / "captions.json"
-    path.write_bytes(STUMBLED[5][1])
+    path.write_bytes(SURROGATES)
     CaptionSet.load(path).save(path)
     assert CaptionSet.load(path).examples[0].captions == ("?",)
 
