@@ -45,7 +45,7 @@ STAGES = (
     "train-captioner", "reinforce-captioner", "caption-items", "score-captions", "recommend",
     "experiment", "report", "export",
 )  # fmt: skip
-VOLATILE = re.compile(r"manifest\.json|\.lock|run\.json|shards/|^report/")
+VOLATILE = re.compile(r"manifest\.json|finished\.json|\.lock|run\.json|shards/|^report/")
 """Files that hold times of this run, or are pieces of another file."""
 PATIENCE = 240.0
 
