@@ -129,11 +129,14 @@ def torture(
             _kills(copy, stage, durations[stage], whole, draw, tally, 3 if kills < 100 else 5)
         if turn % len(stages) == 0:
             say(f"{tally.faults.get('kill -9', 0)} kills, {len(tally.lost)} lost")
-    small = kills < 100
+    small = kills < 100 and not kinds
     for name, fault in KINDS.items():
         if name in kinds or not (kinds or name == "slice"):
+            before = len(tally.lost)
             fault(home, whole, draw, tally, 1 if small else 4)
             say(f"{name}: {sum(tally.faults.values())} faults, {len(tally.lost)} lost so far")
+            for line in tally.lost[before:]:
+                say(f"LOST {line}")
     return tally
 
 
