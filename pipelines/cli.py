@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,16 +90,20 @@ class _Group(click.Group):
             if "can't allocate memory" in str(error) or "BrokenProcess" in type(error).__name__:
                 _fail(SHORT)
             raise
-        except OSError as error:
-            if error.errno == errno.ENOMEM:
+        except Exception as error:
+            # Copies of folders and safetensors say the system's number in their text alone.
+            said = re.search(r"(?:\[Errno |os error )(\d+)", str(error))
+            number = getattr(error, "errno", None) or (int(said[1]) if said else 0)
+            file = getattr(error, "filename", None) or "a file"
+            if number == errno.ENOMEM:
                 _fail(SHORT)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 _fail(
-                    f"no space left while writing {error.filename or 'a file'} ({error.strerror}): "
+                    f"no space left while writing {file} ({os.strerror(number)}): "
                     "free some, then give the same command again; it goes on from here"
                 )
-            if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-                _fail(f"{error.filename or 'a file'} can't be written: {error.strerror}")
+            if number in (errno.EACCES, errno.EROFS, errno.EPERM):
+                _fail(f"{file} can't be written: {os.strerror(number)}")
             raise
 
 

@@ -380,7 +380,7 @@ def _limits(
         ("file too large", full), ("no space left", no_space), ("memory short", short)
     ):  # fmt: skip
         for stage in STAGES if times > 1 else draw.sample(STAGES, 1):
-            size = draw.choice((0, 2_000, 20_000, 60_000))
+            size = draw.choice((1_000, 2_000, 20_000, 60_000))
             with copied(home) as copy:
                 shutil.rmtree(copy / "runs/demo" / stage)
                 ended = run([stage, *SMALL], copy, prepare=limit)
