@@ -91,5 +91,14 @@ def _original(lines: Sequence[str]) -> list[float]:
     fields = [line.split("\t") for line in lines]
     references = {i: each[1:] for i, each in enumerate(fields)}
     hypotheses = {i: each[:1] for i, each in enumerate(fields)}
-    corpus, items = Meteor().compute_score(references, hypotheses)
+    usual = os.environ.get("JAVA_TOOL_OPTIONS")
+    # It prints numbers as the locale does and can't read "0,5".
+    os.environ["JAVA_TOOL_OPTIONS"] = f"{usual or ''} -Duser.language=en -Duser.country=US".strip()
+    try:
+        client = Meteor()
+    finally:
+        os.environ.pop("JAVA_TOOL_OPTIONS")
+        if usual is not None:
+            os.environ["JAVA_TOOL_OPTIONS"] = usual
+    corpus, items = client.compute_score(references, hypotheses)
     return [*items, corpus]
