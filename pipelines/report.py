@@ -65,8 +65,7 @@ def report(run: Run) -> Path:
         page = Page(results, catalog, run)
         html = _render(page)
         write_tables(stage.path("tables"), page.tables)
-        shutil.rmtree(stage.path("figures"), ignore_errors=True)
-        stage.path("figures").mkdir()
+        _empty(stage.path("figures"))
         for name, drawing in page.figures.items():
             write_text(stage.path(f"figures/{name}.svg"), drawing)
             with atomic_file(stage.path(f"figures/{name}.png")) as handle:
@@ -97,10 +96,16 @@ def render(template: str, **facts: Any) -> str:
     )
 
 
+def _empty(folder: Path) -> None:
+    """A new folder in place of what stands there; raises OSError where that can't be had."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def write_tables(folder: Path, tables: Iterable[Table]) -> None:
     """Every table as CSV, Markdown and LaTeX, in place of what the folder held."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    _empty(folder)
     for table in tables:
         write_text(folder / f"{table.name}.csv", table.csv())
         write_text(folder / f"{table.name}.md", table.markdown())
