@@ -36,7 +36,7 @@ torture: $(VENV)/.installed-dev
 # Readers, config and tokenizer under inputs that nobody wrote; atheris has wheels for Linux.
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet -c constraints.txt atheris
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/fuzz.py --seconds 60 --examples 3000
 
 # The demo again and again in one process: memory, files and threads stay flat.
 soak: $(VENV)/.installed-dev
@@ -44,7 +44,7 @@ soak: $(VENV)/.installed-dev
 
 # The suite in Turkish, a day ahead, in a path with spaces, without a home to write to.
 elsewhere: $(VENV)/.installed-dev
-	$(BIN)/python tests/elsewhere.py
+	$(BIN)/python tests/elsewhere.py --numprocesses auto --maxprocesses 4 --dist loadfile
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

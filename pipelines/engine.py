@@ -486,7 +486,7 @@ def _scratch() -> Path:
     """A folder for Ray's sockets and logs; removes those of processes that were killed."""
     base = Path(tempfile.gettempdir())
     if len(str(base)) > 30:  # sockets below it may have 107 characters
-        base = Path("/tmp")  # noqa: S108
+        base = Path("/tmp")  # noqa: S108  # nosec B108
     for old in base.glob(f"{SCRATCH}*-*"):
         owner = old.name.removeprefix(SCRATCH).partition("-")[0]
         with contextlib.suppress(OSError):

@@ -23,8 +23,8 @@ BLOCK_ROWS = 65_536  # rows of a block of the inverted index: local numbers fit 
 FAR = 32  # entries of the row pointer, likewise
 AHEAD = 4  # lists that are fetched before they are needed
 LANES = 32  # parts whose maxima say what the k-th best reaches at least
-SPARSE = 128  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
-DENSE = 48  # lists that hold at least 1 / this of a block's rows are kept as bitmaps too
+SPARSE = 48  # walk the lists again instead of scanning, where they touch fewer rows than 1 / this
+DENSE = 32  # lists that hold at least 1 / this of a block's rows are kept as bitmaps too
 
 
 def _cache_folder() -> str | None:

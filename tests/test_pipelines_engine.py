@@ -111,8 +111,14 @@ def files(out: Path) -> dict[str, bytes]:
 
 def actors() -> list[psutil.Process]:
     """The processes of the pool."""
-    found = psutil.Process().children(recursive=True)
-    return [p for p in found if any("ray::MapWorker" in part for part in p.cmdline()[:1])]
+
+    def named(process: psutil.Process) -> bool:
+        try:
+            return any("ray::MapWorker" in part for part in process.cmdline()[:1])
+        except psutil.Error:  # it has ended since, or waits to be buried
+            return False
+
+    return [p for p in psutil.Process().children(recursive=True) if named(p)]
 
 
 def test_captions_are_those_of_one_process(
