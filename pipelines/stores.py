@@ -69,6 +69,7 @@ def fetch(url: str, *, lazily: bool = False) -> Path:
     with _explained(url, "read"):
         fs, root = _filesystem(url)
         root = root.rstrip("/")
+        fs.invalidate_cache()  # what this process listed before may have changed since
         if fs.isfile(root):
             return _linked(folder / url.rpartition("/")[2], _entry(url, fs.info(root)))
         found = {}
@@ -278,7 +279,7 @@ class Entry:
     url: str
     size: int
     time: int
-    """Of its last change, in nanoseconds since 1970; 0 where the store doesn't say."""
+    """Of its last change, in seconds since 1970 times 10**9; below that, a mark of its content."""
     version: str
     """Digest of its URL, size and what the store says of its content: ETag, checksum, else time."""
 
@@ -290,7 +291,10 @@ def _entry(url: str, info: Mapping[str, Any]) -> Entry:
     marks = ("ETag", "etag", "md5Hash", "crc32c", "checksum", "generation")
     seen = [f"{name}={info[name]}" for name in marks if info.get(name)]
     time = _nanoseconds(when)
-    return Entry(url, size, time, _digest(json.dumps([url, size, *(seen or [str(time)])])))
+    version = _digest(json.dumps([url, size, *(seen or [str(time)])]))
+    if seen:  # times of stores go by the second: what is below it tells contents apart
+        time += int.from_bytes(version.encode()[:8], "big") % 10**9 - time % 10**9
+    return Entry(url, size, time, version)
 
 
 def _nanoseconds(when: Any) -> int:
