@@ -20,6 +20,7 @@ import click
 import caption
 import pipelines
 import recsys
+from caption.trust import TRUST
 from pipelines import interrupts
 from pipelines.data_cli import data
 from pipelines.stores import DATA, INPUT, INPUT_SET, OUTPUT, RUNS, deliver, delivered, fetch, is_url
@@ -115,10 +116,10 @@ def _fail(message: str) -> None:
 def _trust(context: click.Context, parameter: click.Parameter, trusted: bool) -> None:
     """Nothing but this option lets code of a checkpoint run, and this call alone."""
     if trusted:
-        os.environ["FCR_TRUST_REMOTE_CODE"] = "1"
-        context.call_on_close(lambda: os.environ.pop("FCR_TRUST_REMOTE_CODE", None))
+        os.environ[TRUST] = "1"
+        context.call_on_close(lambda: os.environ.pop(TRUST, None))
     else:
-        os.environ.pop("FCR_TRUST_REMOTE_CODE", None)
+        os.environ.pop(TRUST, None)
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:

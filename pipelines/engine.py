@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 import caption
 import recsys
+from caption.trust import TRUST, trusted_code
 from pipelines import InputError
 from pipelines.stores import THREADS as STORE_THREADS
 from pipelines.stores import reference, referred
@@ -199,7 +200,7 @@ class Engine:
             _Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(work, tries, TRIES, version()),
+            fn_constructor_args=(work, tries, TRIES, version(), trusted_code()),
             compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
             num_cpus=1 if self.address is None or gpus else cpus,
             num_gpus=gpus or None,
@@ -307,8 +308,10 @@ class _Tries:
 class _Worker:
     """An actor of the pool. Mistakes of the user's travel as a row, all others as they are."""
 
-    def __init__(self, work: Work, tries: Any, most: int, asked: str) -> None:
+    def __init__(self, work: Work, tries: Any, most: int, asked: str, trusted: bool) -> None:
         self.work, self.tries, self.most, self.asked = work, tries, most, asked
+        # What this call was told holds on every machine, whatever its own environment says.
+        os.environ[TRUST] = "1" if trusted else "0"
         self.compute: Compute | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -138,6 +138,15 @@ def test_code_of_a_captioner_is_refused(
     assert str(folder) in capsys.readouterr().err
 
 
+def test_both_packages_trust_alike() -> None:
+    """They never import each other, so each has the rule; it must be one rule."""
+    mine, theirs = (
+        (ROOT / package / "trust.py").read_text().replace(f"from {package} ", "")
+        for package in ("caption", "recsys")
+    )
+    assert mine == theirs
+
+
 def test_only_the_option_trusts_and_for_its_call_alone(
     own_code: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
