@@ -30,6 +30,8 @@ APPROXIMATE: tuple[str, ...] = ("ivf", "hnsw", "pq")
 _BLOCK_BYTES = 96 << 20
 """Size of one block of approximate scores: large enough for full matrix speed, small enough to
 stay a minor part of memory (it is allocated once and reused)."""
+_SHARED_BYTES = 192 << 20
+"""The same, where a row needs few items, which come from memory: rows of a block share them."""
 _SMALL = 2e9
 """Multiplications below which float32 is quick enough and torch need not be imported."""
 _LARGE = 3e10
@@ -37,8 +39,6 @@ _LARGE = 3e10
 of processor time itself."""
 _CAP = 4096
 """Items scored again per row after a bf16 product; beyond it a float32 product is cheaper."""
-_HALF = 0.45
-"""Cost of a search by bf16 products, of one by float32 products."""
 _GPU_K = 2048
 """The longest list FAISS returns on a GPU."""
 _RECALL_QUERIES = 200
@@ -216,7 +216,7 @@ class ItemIndex:
     def _beats_half(self, task: Task) -> bool:
         """Whether the reduction saves more than bf16 does."""
         reduction = self._reduced(task)
-        return reduction is not None and reduction.share < _HALF
+        return reduction is not None and reduction.share < reduction.half
 
     def _index(self, name: str) -> Any:
         if name not in self._indexes:
@@ -248,7 +248,7 @@ class ItemIndex:
             return
         items = self._distinct
         error = summation_error(items.shape[1]) * self._largest
-        size = _block_rows(len(items), 4)
+        size = _block_rows(len(items), 4, _BLOCK_BYTES)
         block = np.empty((min(size, len(rows)), len(items)), dtype=np.float32)
         for lo in range(0, len(rows), size):
             at = rows[lo : lo + size]
@@ -271,14 +271,15 @@ class ItemIndex:
         if reduction is None:
             return np.arange(n)
         items = reduction.items
-        size = _block_rows(len(items), 4)
+        size = _block_rows(len(items), 4, _SHARED_BYTES)
         block = np.empty((min(size, n), len(items)), dtype=np.float32)
         for lo in range(0, n, size):
             at = np.arange(lo, min(lo + size, n))
             query = task.queries[at]
-            along, above = reduction.queries(query)
+            along, tighter, above = reduction.queries(query)
             bounds = np.matmul(along, items.T, out=block[: len(at)])
-            select_bounded(self.items, self.groups, task, at, query, bounds, above)
+            more = (tighter, reduction.more)
+            select_bounded(self.items, self.groups, task, at, query, bounds, more, above)
         return np.zeros(0, dtype=np.int64)
 
     def _search_bf16(self, task: Task) -> NDArray[np.int64]:
@@ -293,7 +294,7 @@ class ItemIndex:
         half_items, lost = self._half
         u, d = half_items.shape
         n = len(task.queries)
-        size = _block_rows(u, 2)
+        size = _block_rows(u, 2, _BLOCK_BYTES)
         block = torch.empty((min(size, n), u), dtype=torch.bfloat16)
         left = []
         for lo in range(0, n, size):
@@ -355,7 +356,7 @@ class ItemIndex:
         """Exact search of CSR vectors; equal vectors get equal sums, as terms add in one order."""
         items = self._distinct
         n = task.queries.shape[0]
-        size = _block_rows(self.groups.size, 4)
+        size = _block_rows(self.groups.size, 4, _BLOCK_BYTES)
         nothing = np.zeros((0, 0), dtype=np.float32)
         for lo in range(0, n, size):
             at = np.arange(lo, min(lo + size, n))
@@ -489,5 +490,5 @@ def _build_index(items: NDArray[np.float32], name: str) -> Any:
     return index
 
 
-def _block_rows(n_columns: int, bytes_per_score: int) -> int:
-    return int(min(max(_BLOCK_BYTES // (n_columns * bytes_per_score), 16), 4096))
+def _block_rows(n_columns: int, bytes_per_score: int, n_bytes: int) -> int:
+    return int(min(max(n_bytes // (n_columns * bytes_per_score), 16), 4096))
