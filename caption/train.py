@@ -82,6 +82,9 @@ class TrainConfig:
     """"auto": bfloat16 where the hardware computes in it and the network is wide enough to gain."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, a third more time."""
+    fsdp: bool = False
+    """Several processes keep a part of the weights, gradients and moments each (FSDP), for
+    captioners whose training one GPU does not hold."""
     cache_gb: float = 4.0
     """Encoder outputs (or pixels, when the encoder learns) are held in memory up to this size, in
     float32 or else float16; beyond it photos are decoded anew at every step."""
@@ -172,6 +175,13 @@ def train(
     report = progress or (lambda what, done, total: None)
     tell = say if say is not None and world()[0] == 0 else lambda line: None
     _check(config, world()[1])
+    if config.fsdp and captioner.quantize is not None:
+        raise InputError(
+            f"fsdp=true: weights in {captioner.quantize} are small already and aren't split; train "
+            "without fsdp, or without captioner.quantize"
+        )
+    if config.fsdp and world()[1] == 1:
+        tell("note: fsdp does nothing with one process; start several with torchrun")
     with _kept_generators(), _energy(config, tell) as energy:
         key = _key(captioner, train_set, validation_set, config)
         base = captioner.fingerprint()
@@ -211,6 +221,7 @@ def train(
         run, resumed_from, stopped = _fit(start, settled, tell)
         steps = run.state.global_step or resumed_from
         run.restore_best()
+        run.make_whole()
         if config.gradient_checkpointing:
             captioner.set_gradient_checkpointing(False)
         saved = _save(captioner, adaptation, out, base, writes=world()[0] == 0)

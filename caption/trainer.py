@@ -8,6 +8,7 @@ checkpoint holds only the weights that learn, and counts as one only when it is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -31,6 +32,15 @@ from caption.adapt import Adaptation
 from caption.captioners import IGNORED, Captioner, TextBatch
 from caption.records import write_atomically
 from caption.schedules import learning_rate
+from caption.sharding import (
+    load_optimizer_state,
+    optimizer_state,
+    outside_layers,
+    part_of,
+    restore,
+    shard,
+    whole,
+)
 from caption.training_data import TrainingData, UpdateOrder, out_of_memory
 
 if TYPE_CHECKING:
@@ -94,7 +104,14 @@ class Network(torch.nn.Module):
     mode: bool | None = None
     accepts_loss_kwargs = True  # the Trainer then hands over the tokens of the whole update
 
-    def __init__(self, captioner: Captioner, adaptation: Adaptation) -> None:
+    def __init__(
+        self,
+        captioner: Captioner,
+        adaptation: Adaptation,
+        *,
+        in_parts: bool = False,
+        bf16: bool = False,
+    ) -> None:
         super().__init__()
         self.weights = captioner.model
         known = set(map(id, captioner.model.parameters()))
@@ -105,6 +122,10 @@ class Network(torch.nn.Module):
             self.adapters = adapters  # prompts live beside the model, not in it
         self.captioner = captioner
         self.encoder_frozen = adaptation.encoder_frozen
+        # accelerate, which wraps whole networks for this, doesn't touch one in parts.
+        self.own_bf16 = in_parts and bf16
+        if in_parts:
+            shard(self, captioner.device)
         self._learned = list(self.learned().values())
 
     def forward(
@@ -116,10 +137,12 @@ class Network(torch.nn.Module):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> dict[str, torch.Tensor]:
         """{"loss"}: mean over the counted tokens, or their sum over `num_items_in_batch`."""
-        if features is None:
-            assert pixels is not None
-            features = self._encode(pixels)
-        loss = self.captioner.loss(features, TextBatch(input_ids, labels))
+        half = torch.autocast(input_ids.device.type, torch.bfloat16)
+        with half if self.own_bf16 else contextlib.nullcontext():
+            if features is None:
+                assert pixels is not None
+                features = self._encode(pixels)
+            loss = self.captioner.loss(features, TextBatch(input_ids, labels))
         if num_items_in_batch is not None:
             loss = loss * (labels.ne(IGNORED).sum() / num_items_in_batch)
         return {"loss": loss}
@@ -177,7 +200,8 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         self.resumed_from = 0
         self.losses: list[float] = []
         self._update: list[torch.Tensor] = []
-        network = Network(captioner, adaptation)
+        self.in_parts = config.fsdp and world()[1] > 1
+        network = Network(captioner, adaptation, in_parts=self.in_parts, bf16=bf16)
         self.learned = list(network.learned().values())
         optimizer = _optimizer(self.learned, config)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -258,6 +282,11 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         """Load the weights of the best evaluation."""
         self._load_from_checkpoint(str(self._folder(self.curves.best()[0])))
 
+    def make_whole(self) -> None:
+        """End of training in parts: process 0 has the whole network again, in its memory."""
+        if self.in_parts:
+            restore(self.model, keep=self.is_world_process_zero())
+
     def clean(self) -> None:
         """Remove the checkpoints of a finished run."""
         self.accelerator.wait_for_everyone()
@@ -301,7 +330,7 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip))
         if not math.isfinite(norm):
             self._note(float(norm), "gradient")
         return norm
@@ -351,12 +380,35 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
             if other not in (folder, best):
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if output_dir is None or not self.args.should_save:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What learns, by process 0; those in parts are put together by all."""
+        tensors = {}
+        for name, weight in self.model.learned().items():
+            values = whole(weight.detach())
+            if self.args.should_save:
+                tensors[name] = (values.cpu() if self.in_parts else values).contiguous()
+        if output_dir is not None and self.args.should_save:
+            os.makedirs(output_dir, exist_ok=True)
+            save_file(tensors, Path(output_dir) / WEIGHTS)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.in_parts:
+            super()._save_optimizer_and_scheduler(output_dir)
             return
-        os.makedirs(output_dir, exist_ok=True)
-        tensors = {n: p.detach().contiguous() for n, p in self.model.learned().items()}
-        save_file(tensors, Path(output_dir) / WEIGHTS)
+        state = optimizer_state(self.model, self.optimizer.optimizer)
+        if self.args.should_save:
+            both = {"optimizer": state, "scheduler": self.lr_scheduler.state_dict()}
+            torch.save(both, Path(output_dir) / "optimizer.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.in_parts:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            held = torch.load(
+                Path(checkpoint) / "optimizer.pt", map_location="cpu", weights_only=True
+            )
+            load_optimizer_state(self.model, self.optimizer.optimizer, held["optimizer"])
+            self.lr_scheduler.load_state_dict(held["scheduler"])
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
@@ -364,7 +416,7 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         held = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         with torch.no_grad():
             for name, weight in self.model.learned().items():
-                weight.copy_(held[name])
+                weight.copy_(part_of(held[name], weight))
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing to keep: every update is seeded by its number."""
@@ -411,9 +463,14 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         data, size = self.held_out, max(1, self.config.batch_size // self.parts)
         sums = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for start in range(rank * size, len(data), processes * size):
-                inputs = data.batch(range(start, min(start + size, len(data))))
-                counted = int(inputs["labels"].ne(IGNORED).sum())
+            for first in range(0, len(data), processes * size):
+                start = first + rank * size
+                mine = range(start, min(start + size, len(data)))
+                if not mine and not self.in_parts:
+                    break
+                # In parts, all compute as often as one does: those without a share any batch.
+                inputs = data.batch(mine or range(min(size, len(data))))
+                counted = int(inputs["labels"].ne(IGNORED).sum()) if mine else 0
                 loss = float(self.model(**inputs)["loss"])
                 sums += torch.tensor([loss * counted, counted], dtype=torch.float64)
         if processes > 1:
@@ -421,13 +478,15 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         return float(sums[0] / sums[1])
 
     def _generated(self) -> dict[str, float]:
-        """Caption metrics over the first photos of the validation part; rank 0 writes for all."""
+        """Caption metrics over the first photos of the validation part; rank 0 counts for all."""
         n = min(self.config.generate, len(self.held_out.ids))
         if not n:
             return {}
         values = torch.zeros(len(METRICS), dtype=torch.float64)
         if self.is_world_process_zero():
             values = torch.tensor(self._score(n), dtype=torch.float64)
+        elif self.in_parts:
+            self._score(n)  # its layers are needed
         if world()[1] > 1:
             values = self.accelerator.reduce(values.to(self.args.device), "sum").cpu()
         return dict(zip(METRICS, values.tolist(), strict=True))
@@ -438,7 +497,7 @@ class CaptionTrainer(Trainer):  # type: ignore[misc]
         data, size = self.held_out, max(1, self.config.batch_size // self.parts)
         self.model.eval()
         texts: list[str] = []
-        with torch.no_grad():
+        with torch.no_grad(), outside_layers(self.model):
             for start in range(0, n, size):
                 images = data.images(range(start, min(start + size, n)))
                 features = images.get("features")

@@ -210,29 +210,64 @@ def test_what_comes_after_scores_of_a_caption_set_is_no_benchmark(
     assert result.output.endswith("next: fcr report --run drawn\n")
 
 
-def test_two_processes_learn_along_the_curve_of_one(
-    drawn: Path, small: Config, tmp_path: Path
-) -> None:
-    """torchrun over gloo: the same batches, shared; only process 0 writes."""
-    changes = {"steps": 6, "batch_size": 5, "generate": 2, "precision": "float32"}
-    config = replace(small, train=replace(small.train, learning_rate=0.01, **changes))  # type: ignore[arg-type]
-    settings = {
-        **{f"train.{key}": value for key, value in changes.items()},
-        "captioner.checkpoint": config.captioner.checkpoint, "train.adapt.method": "decoder",
-        "train.evaluate_every": 2, "train.learning_rate": 0.01,
-    }  # fmt: skip
-    with opened(drawn, config, tmp_path / "one") as run:
-        train_captioner(run)
-    command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "--"]
-    command += ["pipelines", "train-captioner", f"--captions={drawn}", "--run=drawn"]
-    command += [f"--runs={tmp_path / 'two'}", *(f"--set={k}={v}" for k, v in settings.items())]
+KILLED = """
+import os, signal
+from caption.trainer import CaptionTrainer
+from pipelines.cli import main
+
+save = CaptionTrainer._save_checkpoint
+
+def save_and_die(trainer, *args):
+    save(trainer, *args)
+    if trainer.state.global_step == 4 and trainer.is_world_process_zero():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+CaptionTrainer._save_checkpoint = save_and_die
+main()
+"""
+
+
+def on_two_processes(*command: str) -> int:
+    """What torchrun with two processes says at its end."""
     environment = {
         **os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
         "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR",
     }  # fmt: skip
-    subprocess.run(
-        [sys.executable, *command], env=environment, check=True, timeout=240, capture_output=True
-    )
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    return subprocess.run(
+        [sys.executable, *launch, *command], env=environment, timeout=240, capture_output=True
+    ).returncode
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "method"),
+    [(False, "decoder"), (True, "full"), (True, "lora")],
+)
+def test_two_processes_learn_along_the_curve_of_one(
+    drawn: Path, small: Config, tmp_path: Path, fsdp: bool, method: str
+) -> None:
+    """torchrun over gloo: the same batches, shared; only process 0 writes."""
+    changes = {"steps": 6, "batch_size": 5, "generate": 2, "precision": "float32"}
+    learning = replace(
+        small.train, learning_rate=0.01, adapt=AdaptConfig(method=method, dropout=0), **changes
+    )  # type: ignore[arg-type]
+    config = replace(small, train=learning)
+    settings = {
+        **{f"train.{key}": value for key, value in changes.items()},
+        "captioner.checkpoint": config.captioner.checkpoint, "train.adapt.method": method,
+        "train.adapt.dropout": 0, "train.evaluate_every": 2, "train.learning_rate": 0.01,
+        "train.fsdp": fsdp,
+    }  # fmt: skip
+    with opened(drawn, config, tmp_path / "one") as run:
+        train_captioner(run)
+    command = ["train-captioner", f"--captions={drawn}", "--run=drawn"]
+    command += [f"--runs={tmp_path / 'two'}", *(f"--set={k}={v}" for k, v in settings.items())]
+    if method == "full":
+        (tmp_path / "killed.py").write_text(KILLED)
+        assert on_two_processes("--", str(tmp_path / "killed.py"), *command) != 0
+        kept = tmp_path / "two" / "drawn" / "train-captioner" / "checkpoints"
+        assert (kept / "checkpoint-4" / "whole.json").is_file()
+    assert on_two_processes("-m", "--", "pipelines", *command) == 0
     stages = [tmp_path / name / "drawn" / "train-captioner" for name in ("one", "two")]
     for file, column in (("history.csv", "loss"), ("metrics.csv", "value")):
         one, two = (pl.read_csv(stage / file) for stage in stages)
