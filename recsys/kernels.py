@@ -684,22 +684,24 @@ def overlap_neighbours(  # type: ignore[no-untyped-def]
             if need > q_hi - q_lo:
                 continue
             touched = np.int64(0)
+            n_long, n_short = np.int64(0), np.int64(0)
             for p in range(q_lo, q_hi):
                 if p + FAR < q_hi:
                     prefetch(ptr, np.uint64(indices[p + FAR]))
-                touched += np.int64(ptr[indices[p] + 1] - ptr[indices[p]])
-            if touched == 0:
-                continue
-            scan = touched * SPARSE >= size
-            n_long, n_short = np.int64(0), np.int64(0)
-            for p in range(q_lo, q_hi):
                 c = indices[p]
-                if scan and c < n_popular and numbers[c] >= 0:
+                first, last = ptr[c], ptr[c + 1]
+                if c < n_popular and numbers[c] >= 0:
                     offsets[n_long] = np.int64(numbers[c]) * n_words
                     n_long += 1
-                else:
-                    firsts[n_short], lasts[n_short] = ptr[c], ptr[c + 1]
+                elif first < last:
+                    prefetch(rows, np.uint64(first))
+                    firsts[n_short], lasts[n_short] = first, last
                     n_short += 1
+                    touched += np.int64(last - first)
+            if n_long + n_short < need:
+                continue
+            # A bitmap is only read by the scan, which a list of that length asks for anyway.
+            scan = n_long > 0 or touched * SPARSE >= size
             for p in range(n_short):
                 if p + 2 * AHEAD < n_short:
                     far, end = np.uint64(firsts[p + 2 * AHEAD]), np.uint64(lasts[p + 2 * AHEAD])
