@@ -130,11 +130,21 @@ def _hash_rows(items: Any) -> NDArray[np.uint64]:
             total = np.concatenate([[np.uint64(0)], np.cumsum(terms, dtype=np.uint64)])
             return np.asarray(total[items.indptr[1:]] - total[items.indptr[:-1]])
         factor = rng.integers(1, 2**63, size=items.shape[1], dtype=np.uint64) | np.uint64(1)
-        out = np.empty(len(items), dtype=np.uint64)
-        for lo in range(0, len(items), 4096):
-            block = items[lo : lo + 4096].view(np.uint32)
-            out[lo : lo + 4096] = (block * factor).sum(axis=1, dtype=np.uint64)
+    out = np.empty(len(items), dtype=np.uint64)
+    bits = items.view(np.uint32)
+    kernels.run_blocks(
+        len(items), 4096, lambda start, stop: _hash_kernel(bits, factor, out, start, stop)
+    )
     return out
+
+
+@kernels.jit
+def _hash_kernel(bits, factor, out, start, stop):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        total = np.uint64(0)
+        for i in range(bits.shape[1]):
+            total += np.uint64(bits[row, i]) * factor[i]
+        out[row] = total
 
 
 def _rows_equal(items: Any, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -9,6 +9,8 @@ tie by the lowest id.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +31,7 @@ APPROXIMATE: tuple[str, ...] = ("ivf", "hnsw", "pq")
 
 _BLOCK_BYTES = 96 << 20
 """Size of one block of approximate scores: large enough for full matrix speed, small enough to
-stay a minor part of memory (it is allocated once and reused)."""
+stay a minor part of memory."""
 _SHARED_BYTES = 192 << 20
 """The same, where a row needs few items, which come from memory: rows of a block share them."""
 _SMALL = 2e9
@@ -249,20 +251,14 @@ class ItemIndex:
         items = self._distinct
         error = summation_error(items.shape[1]) * self._largest
         size = _block_rows(len(items), 4, _BLOCK_BYTES)
-        block = np.empty((min(size, len(rows)), len(items)), dtype=np.float32)
-        for lo in range(0, len(rows), size):
-            at = rows[lo : lo + size]
-            query = task.queries[at]
-            out = np.matmul(query, items.T, out=block[: len(at)])
-            select(
-                self.items,
-                self.groups,
-                task,
-                at,
-                query,
-                out.view(np.uint32),
-                2 * error * norms(query),
-            )
+        with _block(min(size, len(rows)) * len(items), np.float32) as block:
+            for lo in range(0, len(rows), size):
+                at = rows[lo : lo + size]
+                query = task.queries[at]
+                out = block[: len(at) * len(items)].reshape(len(at), -1)
+                np.matmul(query, items.T, out=out)
+                bits, slack = out.view(np.uint32), 2 * error * norms(query)
+                select(self.items, self.groups, task, at, query, bits, slack)
 
     def _search_reduced(self, task: Task) -> NDArray[np.int64]:
         """Search by bounds from fewer dimensions; returns the rows left to a full search."""
@@ -272,14 +268,15 @@ class ItemIndex:
             return np.arange(n)
         items = reduction.items
         size = _block_rows(len(items), 4, _SHARED_BYTES)
-        block = np.empty((min(size, n), len(items)), dtype=np.float32)
-        for lo in range(0, n, size):
-            at = np.arange(lo, min(lo + size, n))
-            query = task.queries[at]
-            along, tighter, above = reduction.queries(query)
-            bounds = np.matmul(along, items.T, out=block[: len(at)])
-            more = (tighter, reduction.more)
-            select_bounded(self.items, self.groups, task, at, query, bounds, more, above)
+        with _block(min(size, n) * len(items), np.float32) as block:
+            for lo in range(0, n, size):
+                at = np.arange(lo, min(lo + size, n))
+                query = task.queries[at]
+                along, tighter, above = reduction.queries(query)
+                bounds = block[: len(at) * len(items)].reshape(len(at), -1)
+                np.matmul(along, items.T, out=bounds)
+                more = (tighter, reduction.more)
+                select_bounded(self.items, self.groups, task, at, query, bounds, more, above)
         return np.zeros(0, dtype=np.int64)
 
     def _search_bf16(self, task: Task) -> NDArray[np.int64]:
@@ -295,29 +292,28 @@ class ItemIndex:
         u, d = half_items.shape
         n = len(task.queries)
         size = _block_rows(u, 2, _BLOCK_BYTES)
-        block = torch.empty((min(size, n), u), dtype=torch.bfloat16)
         left = []
-        for lo in range(0, n, size):
-            at = np.arange(lo, min(lo + size, n))
-            query = task.queries[at]
-            unit = query / np.maximum(norms(query), 1e-30)[:, None].astype(np.float32)
-            half = torch.from_numpy(unit).bfloat16()
-            out = block[: len(at)]
-            torch.mm(half, half_items.T, out=out)
-            error = lost + norms(unit - half.float().numpy()) + 4 * summation_error(d)
-            bits = out.view(torch.uint16).numpy()
-            over = select(
-                self.items,
-                self.groups,
-                task,
-                at,
-                query,
-                bits,
-                2.02 * error,
-                rounding=1.01 * 2.0**-8,
-                cap=_CAP,
-            )
-            left.append(at[over])
+        with _block(min(size, n) * u, np.uint16) as block:
+            for lo in range(0, n, size):
+                at = np.arange(lo, min(lo + size, n))
+                query = task.queries[at]
+                unit = query / np.maximum(norms(query), 1e-30)[:, None].astype(np.float32)
+                half = torch.from_numpy(unit).bfloat16()
+                bits = block[: len(at) * u].reshape(len(at), u)
+                torch.mm(half, half_items.T, out=torch.from_numpy(bits).view(torch.bfloat16))
+                error = lost + norms(unit - half.float().numpy()) + 4 * summation_error(d)
+                over = select(
+                    self.items,
+                    self.groups,
+                    task,
+                    at,
+                    query,
+                    bits,
+                    2.02 * error,
+                    rounding=1.01 * 2.0**-8,
+                    cap=_CAP,
+                )
+                left.append(at[over])
         return np.concatenate(left)
 
     def _search_faiss(self, task: Task, name: str) -> NDArray[np.int64]:
@@ -488,6 +484,26 @@ def _build_index(items: NDArray[np.float32], name: str) -> Any:
     index.add(items)
     faiss.omp_set_num_threads(threads)
     return index
+
+
+_kept: list[NDArray[np.uint8]] = []
+
+
+@contextmanager
+def _block(n: int, dtype: type) -> Iterator[NDArray[Any]]:
+    """(n,) of memory for one block of scores. One is kept for the next search: touching fresh
+    memory for the first time can take longer than the selection (2 s per GB on some machines)."""
+    size = n * np.dtype(dtype).itemsize
+    try:
+        memory = _kept.pop()
+    except IndexError:
+        memory = np.empty(0, dtype=np.uint8)
+    if memory.nbytes < size:
+        memory = np.empty(size, dtype=np.uint8)
+    try:
+        yield memory[:size].view(dtype)
+    finally:
+        _kept[:] = [memory]
 
 
 def _block_rows(n_columns: int, bytes_per_score: int, n_bytes: int) -> int:

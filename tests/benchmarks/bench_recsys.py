@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ from recsys.recommenders import ItemKNN, MostPop, RP3beta, UserKNN  # noqa: E402
 COLUMNS = {"user": "customer_id", "item": "article_id", "time": "t_dat"}
 SAMPLE = 20_000
 BATCH = 100_000
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A peer that would take too long: run on a sample, its seconds multiplied."""
+
+    job: Callable[[], Any]
+    times: float
+
+    def __call__(self) -> Any:
+        return self.job()
+
+
 Pair = tuple[Callable[[], Any], str, Callable[[], Any] | None]
 
 
@@ -70,6 +84,8 @@ def best_of(
             start, busy = time.perf_counter(), time.process_time()
             kept = job()
             seconds, busy = time.perf_counter() - start, time.process_time() - busy
+            if isinstance(job, Sampled):
+                seconds, busy = seconds * job.times, busy * job.times
             high[0] = max(high[0], private_mb())
             stop.set()
             watcher.join()
@@ -171,12 +187,41 @@ def userknn_sample(_: Path, train: Interactions) -> Pair:
 
 
 def userknn_all(_: Path, train: Interactions) -> Pair:
+    """Everything for every user; the peer from a sample, its index made beforehand."""
     users = np.arange(train.n_users, dtype=np.int32)
-    return (
-        lambda: UserKNN(k=10).fit(train).recommend(users, 12, exclude_seen=True),
-        "none",
-        None,
-    )
+
+    def ours() -> Any:
+        return UserKNN(k=10).fit(train).recommend(users, 12, exclude_seen=True)
+
+    try:
+        from sparse_dot_topn import sp_matmul_topn
+    except ImportError:
+        return ours, "none", None
+    chosen = users[:: max(1, train.n_users // SAMPLE)][:SAMPLE]
+    bought = train.matrix.astype(np.float32)
+    bought.data[:] = 1
+    scaled = bought.copy()
+    sizes = np.diff(scaled.indptr)
+    scaled.data = (1 / np.sqrt(np.repeat(sizes, sizes))).astype(np.float32)
+    columns = scaled.T.tocsr()
+    threads = thread_count()
+
+    def peer() -> Any:
+        """Neighbours, then what they bought, as many more as the user has, without those."""
+        near = sp_matmul_topn(scaled[chosen], columns, top_n=11, n_threads=threads)
+        near.data[near.indices == np.repeat(chosen, np.diff(near.indptr))] = 0
+        kept = []
+        order = np.argsort(sizes[chosen], kind="stable")
+        for at in range(0, order.size, 1024):
+            rows = order[at : at + 1024]
+            most = 12 + int(sizes[chosen[rows[-1]]])
+            best = sp_matmul_topn(near[rows], bought, top_n=most, n_threads=threads, sort=True)
+            seen = bought[chosen[rows]]
+            kept.append(best - best.multiply(seen))
+        return kept
+
+    peer_name = f"sparse_dot_topn, {chosen.size:,} users, multiplied"
+    return ours, peer_name, Sampled(peer, train.n_users / chosen.size)
 
 
 def rp3beta(_: Path, train: Interactions) -> Pair:
