@@ -28,8 +28,6 @@ def shard(network: nn.Module, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    state = PartialState(cpu=device.type == "cpu")
-    mesh = init_device_mesh(device.type, (state.num_processes,))
     names = {
         name
         for module in network.modules()
@@ -44,11 +42,15 @@ def shard(network: nn.Module, device: torch.device) -> None:
     if not layers:
         raise InputError(
             "train.fsdp: this checkpoint's class names no layers (_no_split_modules), so it cannot "
-            "be kept in parts; train without fsdp, or with train.adapt.method=lora"
+            "be kept in parts: train without fsdp; train.adapt.method=lora needs less memory"
         )
+    state = PartialState(cpu=device.type == "cpu")
+    mesh = init_device_mesh(device.type, (state.num_processes,))
     for layer in reversed(layers):  # those within others first
         fully_shard(layer, mesh=mesh)
-    fully_shard(network, mesh=mesh)
+    # Said of the network too, which would stay whole after an evaluation: its weights would then be
+    # others than the optimizer's.
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
     network._is_accelerate_prepared = True  # type: ignore[assignment]  # else it becomes DDP
 
 

@@ -123,13 +123,12 @@ def group(items: Any, candidates: NDArray[np.bool_] | None) -> Groups:
 
 def _hash_rows(items: Any) -> NDArray[np.uint64]:
     rng = np.random.default_rng(0)
-    with np.errstate(over="ignore"):
-        if not isinstance(items, np.ndarray):
-            factor = rng.integers(1, 2**63, size=items.shape[1], dtype=np.uint64) | np.uint64(1)
+    factor = rng.integers(1, 2**63, size=items.shape[1], dtype=np.uint64) | np.uint64(1)
+    if not isinstance(items, np.ndarray):
+        with np.errstate(over="ignore"):
             terms = (items.data.view(np.uint32) + np.uint64(1)) * factor[items.indices]
             total = np.concatenate([[np.uint64(0)], np.cumsum(terms, dtype=np.uint64)])
             return np.asarray(total[items.indptr[1:]] - total[items.indptr[:-1]])
-        factor = rng.integers(1, 2**63, size=items.shape[1], dtype=np.uint64) | np.uint64(1)
     out = np.empty(len(items), dtype=np.uint64)
     bits = items.view(np.uint32)
     kernels.run_blocks(

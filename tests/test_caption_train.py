@@ -24,6 +24,7 @@ from caption.images import open_image
 from caption.metrics import Score, score_captions
 from caption.records import CaptionExample, CaptionSet
 from caption.schedules import Schedule, learning_rate
+from caption.sharding import shard
 from caption.train import TrainConfig, split_words, train
 from caption.training_data import Augmentation, UpdateOrder
 from tests.tiny_blip import draw_photos, make_blip
@@ -504,6 +505,17 @@ def test_parts_and_processes_share_one_update() -> None:
         for step, expected in enumerate(whole):
             own = [p for s in shares for part in s[step * parts : (step + 1) * parts] for p in part]
             assert sorted(own) == expected
+
+
+def test_what_cannot_be_kept_in_parts(
+    folder: Path, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="names no layers"):
+        shard(torch.nn.Linear(2, 2), torch.device("cpu"))
+    captioner = load_captioner(str(folder))
+    monkeypatch.setattr(captioner, "quantize", "4bit")
+    with pytest.raises(InputError, match="small already"):
+        train(captioner, captions, captions, tmp_path, TrainConfig(fsdp=True))
 
 
 @pytest.mark.parametrize(

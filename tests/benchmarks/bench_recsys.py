@@ -152,13 +152,19 @@ def itemknn(_: Path, train: Interactions) -> Pair:
     return ours, "implicit CosineRecommender", peer
 
 
+def unit_rows(train: Interactions) -> Any:
+    """Users as binary rows of length 1, whose products are cosines."""
+    scaled = train.matrix.copy()
+    sizes = np.diff(scaled.indptr)
+    scaled.data = (1 / np.sqrt(np.repeat(sizes, sizes))).astype(np.float32)
+    return scaled
+
+
 def userknn_sample(_: Path, train: Interactions) -> Pair:
     """The 10 nearest users of at most 20,000, the index of all users included."""
     step = max(1, train.n_users // SAMPLE)
     users = np.arange(0, train.n_users, step, dtype=np.int32)[:SAMPLE]
-    scaled = train.matrix.copy()
-    sizes = np.diff(scaled.indptr)
-    scaled.data = (1 / np.sqrt(np.repeat(sizes, sizes))).astype(np.float32)
+    scaled = unit_rows(train)
 
     def ours() -> Any:
         return UserKNN(k=10, self_in_k=True).fit(train).neighbours(users)
@@ -200,9 +206,7 @@ def userknn_all(_: Path, train: Interactions) -> Pair:
     chosen = users[:: max(1, train.n_users // SAMPLE)][:SAMPLE]
     bought = train.matrix.astype(np.float32)
     bought.data[:] = 1
-    scaled = bought.copy()
-    sizes = np.diff(scaled.indptr)
-    scaled.data = (1 / np.sqrt(np.repeat(sizes, sizes))).astype(np.float32)
+    scaled, sizes = unit_rows(train), np.diff(bought.indptr)
     columns = scaled.T.tocsr()
     threads = thread_count()
 
