@@ -168,7 +168,10 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 def _run(options: dict[str, Any]) -> Iterator[Run]:
     from pipelines.run import open_run
 
-    with _engine(options) as engine, open_run(**options, say=click.echo, engine=engine) as run:
+    with (
+        _engine(options, options["runs"]) as engine,
+        open_run(**options, say=click.echo, engine=engine) as run,
+    ):
         yield run
 
 
@@ -204,8 +207,11 @@ def _on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _engine(options: dict[str, Any]) -> Iterator[Engine | None]:
-    """The engine that was asked for, until the block ends; takes its options out of `options`."""
+def _engine(options: dict[str, Any], place: Path | str) -> Iterator[Engine | None]:
+    """The engine that was asked for, until the block ends; takes its options out of `options`.
+
+    `place` is a folder that a cluster's machines share.
+    """
     given = {
         name: value
         for name in ("address", "workers", "gpus")
@@ -218,6 +224,8 @@ def _engine(options: dict[str, Any]) -> Iterator[Engine | None]:
         return
     from pipelines.engine import Engine
 
+    if "address" in given:
+        given["folder"] = Path(place).absolute() / ".engine"
     with Engine(**given) as engine:
         yield engine
 
@@ -556,7 +564,10 @@ def recommend(
 
         names = reading.pop("columns", None)
         place = out or Path("recommendations")
-        with _engine(options) as engine, delivered(place, click.echo) as folder:
+        with (
+            delivered(place, click.echo) as folder,
+            _engine(options, folder) as engine,
+        ):
             path = recommend_files(
                 interactions,
                 train=train,

@@ -1,14 +1,14 @@
 """Ray as the engine of captions, vectors and rankings: the shards of one process, on many workers.
 
-Ray Data's batch inference does the work: a pool of actors that load the model once, shards streamed
-to them with back-pressure, lost workers replaced and their shards given to others. What is sent is
-the shards that one process would compute, what computes them is the same code, and the process that
-asks writes them as it always does, so results are the same bytes whatever the number of workers,
-and a killed call goes on from its finished shards.
+Ray Data's batch inference does the work: a pool of actors that load the model once, shards given
+to them with back-pressure, lost workers replaced and their shards given to others. The shards are
+those that one process would compute: row groups of a Parquet table, each read by the worker whose
+turn it is. What computes them is the same code, and the process that asks writes each shard's
+Parquet as it arrives, so results are the same bytes whatever the number of workers, a killed call
+goes on from its finished shards, and no process holds the whole table's tasks.
 
 Every machine needs fcr at the same version. Checkpoints of the hub are loaded by each machine;
-folders, the run's own captioners and photos have to lie at the same path everywhere (or photos in
-an object store).
+folders, the run and photos have to lie at the same path everywhere (or photos in an object store).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ from pipelines.workspace import version
 
 if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
     from caption.captioners import Captioner
     from caption.generate import Elsewhere, Item, Row
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 TRIES = 4
 """Workers that one shard may lose before it is held to be the reason."""
+SHARDS_A_FILE = 4096
+"""Row groups of one Parquet file of tasks; a worker reads their directory once."""
 SCRATCH = "fcr-ray-"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,7 +61,7 @@ QUIET = {
     "AUTOSCALER_METRIC_PORT": "0",
 }
 
-Compute = Callable[[Mapping[str, Any]], "pa.Table"]
+Compute = Callable[["pa.Table"], "pa.Table"]
 
 
 class Work(Protocol):
@@ -76,19 +79,27 @@ class Engine:
             listens on loopback alone and goes with this process.
         workers: how many; None takes one for each GPU share, or where there is none for each CPU.
         gpus: share of a GPU a worker takes; None takes one where there are any.
+        folder: for the tables of tasks, at the same path on every machine; made when it is not
+            there. None takes one for temporary files, which suits a cluster of this machine.
 
     Raises:
         InputError: a number that can't be.
     """
 
     def __init__(
-        self, address: str | None = None, *, workers: int | None = None, gpus: float | None = None
+        self,
+        address: str | None = None,
+        *,
+        workers: int | None = None,
+        gpus: float | None = None,
+        folder: Path | None = None,
     ) -> None:
         if workers is not None and workers < 1:
             raise InputError(f"--engine-workers is {workers}: expected at least 1")
         if gpus is not None and gpus < 0:
             raise InputError(f"--engine-gpus is {gpus:g}: expected a share such as 0.5, 1 or 0")
         self.address, self.workers, self.gpus = address, workers, gpus
+        self.folder = folder
         self._scratch: Path | None = None
         self._owned = False
         self._environment: list[str] = []
@@ -106,6 +117,9 @@ class Engine:
 
             ray.shutdown()
             self._owned = False
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -118,19 +132,21 @@ class Engine:
 
         It is loaded once to be identified; no weights come into this process.
         """
+        import pyarrow as pa
+
         from caption.generate import Elsewhere
 
-        (known,) = self.map(_Identify(load), [{}])
+        (known,) = self.map(_Identify(load), [pa.table({"load": [True]})])
         name, fingerprint = known[1]["name"][0].as_py(), known[1]["fingerprint"][0].as_py()
 
         def describe(
             shards: Sequence[Sequence[Item]], settings: Mapping[str, int]
         ) -> Generator[tuple[int, list[Row]], None, None]:
             work = _Describe(load, fingerprint, dict(settings))
-            tasks = [
-                {"ids": [id for id, _ in own], "photos": [reference(photo) for _, photo in own]}
+            tasks = (
+                pa.table({"id": [id for id, _ in own], "photo": [reference(p) for _, p in own]})
                 for own in shards
-            ]
+            )
             with contextlib.closing(self.map(work, tasks)) as found:
                 for number, table in found:
                     yield number, [tuple(row.values()) for row in table.to_pylist()]  # type: ignore[misc]
@@ -145,11 +161,15 @@ class Engine:
         A worker without a GPU computes with as many threads as this process would, as the last
         digits of a vector depend on it.
         """
+        import pyarrow as pa
         import torch
 
         photos = bool(shards) and isinstance(shards[0][0], Path)
         work = _Encode(encoding, torch.get_num_threads(), photos)
-        tasks = [{"sources": list(map(reference, own) if photos else own)} for own in shards]
+        tasks = (
+            pa.table({"source": pa.array(map(reference, own) if photos else own, pa.string())})
+            for own in shards
+        )
         with contextlib.closing(self.map(work, tasks, cpus=work.threads)) as found:
             for number, table in found:
                 rows = _array(table["vectors"])
@@ -167,46 +187,54 @@ class Engine:
 
         The fitted recommender goes to each machine once; its workers share that memory.
         """
+        import pyarrow as pa
+
         ray = self._joined()
         work = _Rank(ray.put(recommender), k, exclude_seen)
-        tasks = [{"users": users} for users in blocks]
+        tasks = (pa.table({"user": users}) for users in blocks)
         with contextlib.closing(self.map(work, tasks)) as found:
             for number, table in found:
                 yield number, _array(table["items"]), _array(table["scores"])
 
     def map(
-        self, work: Work, shards: Sequence[Mapping[str, Any]], *, cpus: int = 1
+        self, work: Work, shards: Iterable[pa.Table], *, cpus: int = 1
     ) -> Generator[tuple[int, pa.Table], None, None]:
         """(number of a shard, its table) in any order, each once.
 
         Args:
             work: sent to every worker.
-            shards: what goes to one worker at a time: names to lists or arrays.
+            shards: what goes to one worker at a time, at least one row each, of one schema.
             cpus: of a cluster's, that a worker takes where it has no GPU.
 
         Raises:
             InputError: as `work` does; a shard whose workers died again and again; a cluster that
-                went away.
+                went away; a folder that can't be written, or that a worker doesn't see.
         """
-        if not shards:
-            return
         ray = self._joined()
+        with _written(self.folder or self._scratch, shards) as tasks:
+            if tasks.n:
+                yield from self._mapped(ray, work, tasks, cpus)
+
+    def _mapped(
+        self, ray: Any, work: Work, tasks: _Tasks, cpus: int
+    ) -> Generator[tuple[int, pa.Table], None, None]:
         import pyarrow as pa
 
         gpus, workers = self._resources(ray, cpus)
         tries = ray.remote(num_cpus=0, max_restarts=-1)(_Tries).remote()
-        rows = [{"shard": number, **shard} for number, shard in enumerate(shards)]
-        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        # Numbers alone, as `read_parquet` would wait for a CPU that the pool never gives back.
+        numbers = [{"shard": number} for number in range(tasks.n)]
+        data = ray.data.from_items(numbers, override_num_blocks=tasks.n).map_batches(
             _Worker,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(work, tries, TRIES, version(), trusted_code()),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+            fn_constructor_args=(work, tasks, tries, TRIES, version(), trusted_code()),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, tasks.n)),
             num_cpus=1 if self.address is None or gpus else cpus,
             num_gpus=gpus or None,
         )
         parts: dict[int, list[pa.Table]] = {}
-        left = set(range(len(rows)))
+        left = set(range(tasks.n))
         try:
             for block in data.iter_batches(batch_size=None, batch_format="pyarrow"):
                 if "error" in block.column_names:
@@ -294,6 +322,39 @@ class Engine:
 # In the workers
 
 
+@dataclass
+class _Tasks:
+    """Shards as row groups of Parquet files, in their order."""
+
+    folder: Path
+    a_file: int
+    n: int = 0
+    _open: tuple[int, pq.ParquetFile] | None = None
+
+    def file(self, number: int) -> Path:
+        """The file of this number."""
+        return self.folder / f"tasks-{number:06d}.parquet"
+
+    def read(self, shard: int) -> pa.Table:
+        """A shard; only its bytes are read.
+
+        Raises:
+            InputError: this machine doesn't see the folder.
+        """
+        import pyarrow.parquet as pq
+
+        number, row_group = divmod(shard, self.a_file)
+        if self._open is None or self._open[0] != number:
+            try:
+                self._open = number, pq.ParquetFile(self.file(number), memory_map=True)
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"a worker on {socket.gethostname()} doesn't see {self.folder}: the folder of "
+                    "runs (--runs) has to lie at the same path on every machine"
+                ) from error
+        return self._open[1].read_row_group(row_group)
+
+
 class _Tries:
     """Counts how often each shard was begun: one that kills its worker is begun again and again."""
 
@@ -308,8 +369,11 @@ class _Tries:
 class _Worker:
     """An actor of the pool. Mistakes of the user's travel as a row, all others as they are."""
 
-    def __init__(self, work: Work, tries: Any, most: int, asked: str, trusted: bool) -> None:
+    def __init__(
+        self, work: Work, tasks: _Tasks, tries: Any, most: int, asked: str, trusted: bool
+    ) -> None:
         self.work, self.tries, self.most, self.asked = work, tries, most, asked
+        self.tasks = tasks
         # What this call was told holds on every machine, whatever its own environment says.
         os.environ[TRUST] = "1" if trusted else "0"
         self.compute: Compute | None = None
@@ -318,8 +382,7 @@ class _Worker:
         import pyarrow as pa
         import ray
 
-        (shard,) = batch.to_pylist()
-        number = shard.pop("shard")
+        number = batch["shard"][0].as_py()
         try:
             if ray.get(self.tries.begin.remote(number)) > self.most:
                 raise InputError(
@@ -334,7 +397,7 @@ class _Worker:
                         "version everywhere"
                     )
                 self.compute = self.work.open()
-            found = self.compute(shard)
+            found = self.compute(self.tasks.read(number))
         except (caption.InputError, recsys.InputError, InputError) as error:
             return pa.table({"shard": [number], "error": [str(error)]})
         n = found.num_rows  # a block may be cut on its way back
@@ -377,8 +440,9 @@ class _Describe:
         types = (pa.string(), pa.string(), pa.float64(), pa.string())
         schema = pa.schema(list(zip(SCHEMA, types, strict=True)))
 
-        def describe(shard: Mapping[str, Any]) -> pa.Table:
-            items = list(zip(shard["ids"], map(referred, shard["photos"]), strict=True))
+        def describe(shard: pa.Table) -> pa.Table:
+            photos = map(referred, shard["photo"].to_pylist())
+            items = list(zip(shard["id"].to_pylist(), photos, strict=True))
             rows = describe_shard(captioner, items, **self.settings, workers=threads)
             return pa.Table.from_pylist(
                 [dict(zip(SCHEMA, row, strict=True)) for row in rows], schema
@@ -402,8 +466,8 @@ class _Encode:
         torch.set_num_threads(self.threads)
         model = self.encoding.open()
 
-        def encode(shard: Mapping[str, Any]) -> pa.Table:
-            sources = shard["sources"]
+        def encode(shard: pa.Table) -> pa.Table:
+            sources = shard["source"].to_pylist()
             if self.photos:
                 with ThreadPoolExecutor(STORE_THREADS) as pool:
                     sources = list(pool.map(_here, sources))
@@ -436,8 +500,8 @@ class _Rank:
 
         recommender = ray.get(self.recommender)
 
-        def rank(shard: Mapping[str, Any]) -> pa.Table:
-            users = np.asarray(shard["users"], dtype=np.int32)
+        def rank(shard: pa.Table) -> pa.Table:
+            users = shard["user"].to_numpy()
             items, scores = recommender.recommend(users, self.k, exclude_seen=self.exclude_seen)
             return pa.table({"items": _column(items), "scores": _column(scores)})
 
@@ -445,6 +509,38 @@ class _Rank:
 
 
 # ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _written(within: Path | None, shards: Iterable[pa.Table]) -> Iterator[_Tasks]:
+    """The shards in a folder that goes with the block; None is that of temporary files."""
+    import pyarrow.parquet as pq
+
+    folder: Path | None = None
+    try:
+        if within is not None:
+            within.mkdir(parents=True, exist_ok=True)
+        folder = _scratch(within)
+        tasks = _Tasks(folder, SHARDS_A_FILE)
+        with contextlib.ExitStack() as files:
+            for shard in shards:
+                if not tasks.n % tasks.a_file:
+                    files.close()
+                    path = tasks.file(tasks.n // tasks.a_file)
+                    writer = files.enter_context(pq.ParquetWriter(path, shard.schema))
+                writer.write_table(shard, row_group_size=len(shard))
+                tasks.n += 1
+    except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(
+            f"{within or tempfile.gettempdir()} can't be written ({error.strerror or error}): "
+            "tables for Ray's workers go there; make room, or choose another with --runs DIR"
+        ) from error
+    try:
+        yield tasks
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _column(rows: NDArray[Any]) -> Any:
@@ -485,17 +581,25 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _scratch() -> Path:
-    """A folder for Ray's sockets and logs; removes those of processes that were killed."""
-    base = Path(tempfile.gettempdir())
-    if len(str(base)) > 30:  # sockets below it may have 107 characters
+def _scratch(within: Path | None = None) -> Path:
+    """A folder for what ends with this process; removes those of processes that were killed.
+
+    Without `within`, one of few letters for Ray's sockets and logs.
+    """
+    base = within or Path(tempfile.gettempdir())
+    if within is None and len(str(base)) > 30:  # sockets below it may have 107 characters
         base = Path("/tmp")  # noqa: S108  # nosec B108
-    for old in base.glob(f"{SCRATCH}*-*"):
-        owner = old.name.removeprefix(SCRATCH).partition("-")[0]
+    own = f"{SCRATCH}{socket.gethostname()}-" if within else SCRATCH  # others share `within`
+    for old in base.glob(f"{own}*-*"):
+        owner = old.name.removeprefix(own).partition("-")[0]
         with contextlib.suppress(OSError):
             if owner.isdigit() and old.stat().st_uid == os.getuid() and not _alive(int(owner)):
                 shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-", dir=base))
+    if within is None:
+        return Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-", dir=base))
+    folder = within / f"{own}{os.getpid()}-{secrets.token_hex(4)}"
+    folder.mkdir()  # readable to whom the run is
+    return folder
 
 
 def _alive(pid: int) -> bool:

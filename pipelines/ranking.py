@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ Ranked = tuple[NDArray[np.int32], NDArray[np.float32]]
 NO_TEXT = "-"
 """Setting of a row that reads no text."""
 USERS_A_BLOCK = 4096
+WORTH_WORKERS = 10.0
+"""Seconds that this process would still compute, from which an engine's workers are started."""
 METRICS = {
     **dict.fromkeys(("recommender", "setting", "metric"), pl.String),
     "k": pl.Int64,
@@ -263,14 +266,19 @@ def _rank(
         progress(sum(len(items) for items, _ in found.values()), len(users))
 
     # With an engine, this process ranks the first block all the same: an index is built, and its
-    # recall measured, at the first search, and the others then get it ready.
-    here = blocks if run.engine is None else blocks[:1]
-    for number, block in enumerate(here):
+    # recall measured, at the first search, and the others then get it ready. The blocks after it
+    # tell whether the rest is worth the start of workers.
+    began = time.perf_counter()
+    for number, block in enumerate(blocks):
+        ahead = (time.perf_counter() - began) / max(1, number - 1) * (len(blocks) - number)
+        if run.engine is not None and number > 1 and ahead > WORTH_WORKERS:
+            ranked = run.engine.rank(recommender, blocks[number:], k, exclude_seen=exclude_seen)
+            for later, items, scores in ranked:
+                keep(number + later, (items, scores))
+            break
         keep(number, recommender.recommend(block, k, exclude_seen=exclude_seen))
-    if run.engine is not None and (rest := blocks[1:]):
-        ranked = run.engine.rank(recommender, rest, k, exclude_seen=exclude_seen)
-        for number, items, scores in ranked:
-            keep(number + 1, (items, scores))
+        if number == 0:
+            began = time.perf_counter()
     lists = [found[number] for number in range(len(blocks))]
     return np.concatenate([b[0] for b in lists]), np.concatenate([b[1] for b in lists])
 

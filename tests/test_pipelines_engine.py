@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -214,11 +216,11 @@ def test_a_killed_driver_leaves_no_process_and_its_shards(
     computed: list[int] = []
     real = two.map
     monkeypatch.setattr(
-        two, "map", lambda work, shards: computed.append(len(shards)) or real(work, shards)
+        two, "map", lambda work, shards: real(work, [computed.append(1) or x for x in shards])
     )
     result = describe(remote, items, out)
     assert 8 <= result.n_reused < len(items)
-    assert computed == [9 - -(-result.n_reused // 4)]
+    assert len(computed) == 9 - -(-result.n_reused // 4)
     assert files(out) == alone
     # Ray's agents notice within half a minute that their parent has gone, all others at once.
     computing = [p for p in children if p.pid not in agents]
@@ -228,17 +230,55 @@ def test_a_killed_driver_leaves_no_process_and_its_shards(
     assert not list(scratch.parent.glob(f"{engine.SCRATCH}{process.pid}-*"))
 
 
+def test_workers_read_their_shards_from_parquet(
+    two: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SHARDS_A_FILE", 2)
+    monkeypatch.setattr(two, "folder", tmp_path / "shared")
+    shards = [pa.table({"x": [10 * n]}) for n in range(2, 7)]
+    seen: list[str] = []
+
+    def lazily() -> Iterator[Any]:
+        for shard in shards:
+            yield shard
+            seen[:] = sorted(p.name for p in (tmp_path / "shared").rglob("*.parquet"))
+
+    found = dict(two.map(Deadly(), lazily()))
+    assert {n: table["y"].to_pylist() for n, table in found.items()} == {
+        n: [100 * n + 200] for n in range(5)
+    }
+    assert seen == [f"tasks-{n:06d}.parquet" for n in range(3)]
+    assert not list((tmp_path / "shared").iterdir())
+    assert list(two.map(Deadly(), [])) == []
+    dead = tmp_path / "shared" / f"{engine.SCRATCH}{socket.gethostname()}-999999999-ab"
+    other = tmp_path / "shared" / f"{engine.SCRATCH}elsewhere-999999999-ab"
+    dead.mkdir()
+    other.mkdir()
+    with engine._written(tmp_path / "shared", shards) as tasks:
+        assert [tasks.read(n)["x"].to_pylist() for n in (4, 0, 1)] == [[60], [20], [30]]
+        assert pq.ParquetFile(tasks.file(0)).num_row_groups == 2
+        assert not dead.exists()  # left by a killed process of this machine
+    assert list((tmp_path / "shared").iterdir()) == [other]
+    with pytest.raises(InputError, match=r"doesn't see .*shared.*--runs.*same path"):
+        engine._Tasks(tasks.folder, 2, 5).read(3)
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match=r"file can't be written .*--runs DIR"),
+        engine._written(tmp_path / "file", shards),
+    ):
+        pass
+
+
 @dataclass(frozen=True)
 class Deadly:
     """Work whose second shard kills its worker."""
 
-    def open(self) -> Callable[[Mapping[str, Any]], Any]:
-        import pyarrow as pa
-
-        def compute(shard: Mapping[str, Any]) -> Any:
-            if shard["x"] == 1:
+    def open(self) -> engine.Compute:
+        def compute(shard: Any) -> Any:
+            (x,) = shard["x"].to_pylist()
+            if x == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return pa.table({"y": [shard["x"] * 10]})
+            return pa.table({"y": [x * 10]})
 
         return compute
 
@@ -248,7 +288,7 @@ def test_a_shard_that_kills_its_worker_again_and_again_is_refused(
 ) -> None:
     monkeypatch.setattr(engine, "TRIES", 1)
     with pytest.raises(InputError, match=r"shard 1 lost its worker 1 times.*memory"):
-        list(two.map(Deadly(), [{"x": 0}, {"x": 1}]))
+        list(two.map(Deadly(), [pa.table({"x": [0]}), pa.table({"x": [1]})]))
 
 
 def test_other_weights_on_a_worker_are_refused(folder: Path) -> None:
@@ -297,6 +337,12 @@ def test_rankings_are_those_of_one_process(
     two: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranking, "USERS_A_BLOCK", 16)
+    monkeypatch.setattr(ranking, "WORTH_WORKERS", 0.0)
+    sent: list[int] = []
+    real = two.rank
+    monkeypatch.setattr(
+        two, "rank", lambda a, blocks, *b, **c: sent.append(len(blocks)) or real(a, blocks, *b, **c)
+    )
     rng = np.random.default_rng(0)
     table = pl.DataFrame(
         {
@@ -314,6 +360,13 @@ def test_rankings_are_those_of_one_process(
             out=tmp_path / name, say=lambda line: None, engine=used,
         )  # fmt: skip
     assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert sent == [2]  # the first block and the one that is timed are ranked here
+    monkeypatch.setattr(ranking, "WORTH_WORKERS", 10.0)
+    recommend_files(
+        tmp_path / "t.csv", columns=Columns(), config=config, models=["itemknn", "userknn"],
+        out=tmp_path / "c", say=lambda line: None, engine=two,
+    )  # fmt: skip
+    assert sent == [2]  # not worth the start of workers
     assert pl.read_parquet(tmp_path / "b" / "recommendations.parquet")["user_id"].n_unique() > 48
 
 
@@ -355,4 +408,4 @@ def test_gpus_that_are_not_there_are_refused(two: Engine) -> None:
     if two._joined().cluster_resources().get("GPU"):
         pytest.skip("this machine has GPUs")
     with pytest.raises(InputError, match=r"--engine-gpus is 0.5 and this machine has 0 GPUs"):
-        list(Engine(gpus=0.5).map(Deadly(), [{"x": 0}]))
+        list(Engine(gpus=0.5).map(Deadly(), [pa.table({"x": [0]})]))
