@@ -23,7 +23,18 @@ import recsys
 from caption.trust import TRUST
 from pipelines import interrupts
 from pipelines.data_cli import data
-from pipelines.stores import DATA, INPUT, INPUT_SET, OUTPUT, RUNS, deliver, delivered, fetch, is_url
+from pipelines.stores import (
+    DATA,
+    INPUT,
+    INPUT_SET,
+    OUTPUT,
+    RUNS,
+    deliver,
+    delivered,
+    fetch,
+    in_words,
+    is_url,
+)
 
 if TYPE_CHECKING:
     from pipelines.engine import Engine
@@ -109,7 +120,7 @@ class _Group(click.Group):
 
 
 def _fail(message: str) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {in_words(message)}", err=True)
     sys.exit(2)
 
 
@@ -458,7 +469,7 @@ def score_captions(
                 backend=backend,
                 say=click.echo,
             )
-        click.echo(f"wrote {path}")
+        click.echo(in_words(f"wrote {path}"))
         return
     from pipelines.score_captions import score_captions as command
 
@@ -581,7 +592,7 @@ def recommend(
                 say=click.echo,
                 engine=engine,
             )
-        click.echo(f"wrote {path}")
+        click.echo(in_words(f"wrote {path}"))
         return
     if reading or out:
         raise pipelines.InputError(
@@ -672,7 +683,7 @@ def score_recommendations(
         path = command(
             recommendations, test, out=folder, metrics=_names(metrics), ks=ks, say=click.echo
         )
-    click.echo(f"wrote {path}")
+    click.echo(in_words(f"wrote {path}"))
 
 
 @main.command()

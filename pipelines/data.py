@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,7 @@ from caption.sources import (
 from pipelines import InputError
 from pipelines.catalog import Catalog, fingerprints, read_catalog
 from pipelines.data_split import EIGHTY_TEN_TEN, POLICIES, Protocol, Sizes, cut
+from pipelines.stores import in_words
 from pipelines.workspace import (
     Workspace,
     atomic_file,
@@ -83,6 +85,7 @@ def prepare(
     as_published: bool = False,
     seed: int = 0,
     tagger: str | None = None,
+    with_photos: bool = False,
     say: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> Path:
@@ -100,6 +103,8 @@ def prepare(
         tagger: as `caption.attributes.load_tagger` takes it: adds the nouns and adjectives that
             stand at least ten times in train to the attributes. None keeps the dataset's own
             attributes and, for H&M, the colour.
+        with_photos: put the photos into `out` too (as hard links where the disk has them), so that
+            the folder can go to another machine; else the set names them where they lie.
         say: receives lines for the user.
         progress: receives (what, done, total) while photos are written.
 
@@ -127,9 +132,11 @@ def prepare(
         load_tagger(tagger)  # refused before the photos are read, not after
     inputs = _inputs(dataset, source, out)
     config: dict[str, Any] = {
-        "dataset": dataset, "source": str(source), "split": split, "as_published": as_published,
-        "sizes": sizes, "tagger": tagger,
+        "dataset": dataset, "source": in_words(str(source)), "split": split,
+        "as_published": as_published, "sizes": sizes, "tagger": tagger,
     }  # fmt: skip
+    if with_photos:
+        config["with_photos"] = True
     _claim(out, {"dataset": dataset, "key": content_key([config, inputs, seed])}, source)
     stages = Workspace(out.parent)
     with (
@@ -148,7 +155,9 @@ def prepare(
             captions, more = _export(captions, source, out / "images", progress)
             findings += more
         if catalog:
-            captions = _publish_tables(catalog, captions, out)
+            captions = _publish_tables(catalog, captions, out, with_photos)
+        elif with_photos:
+            captions = _gathered(captions, source, out)
         captions = _describe_items(captions, catalog, tagger, out)
         findings += text_findings(captions.examples)
         captions.save(path)
@@ -201,7 +210,9 @@ def table_findings(catalog: Catalog) -> tuple[Finding, ...]:
     )
 
 
-def _publish_tables(catalog: Catalog, captions: CaptionSet, out: Path) -> CaptionSet:
+def _publish_tables(
+    catalog: Catalog, captions: CaptionSet, out: Path, with_photos: bool
+) -> CaptionSet:
     """Write the checked tables beside the captions, so that `--data` may name the folder."""
     for table in TABLES:
         frame: pl.DataFrame = getattr(catalog, table)
@@ -209,7 +220,10 @@ def _publish_tables(catalog: Catalog, captions: CaptionSet, out: Path) -> Captio
             with atomic_file(out / f"{FILES.get(table, table)}.csv") as file:
                 frame.write_csv(file)
     link = out / "images"
-    if not link.is_symlink():
+    if with_photos:
+        for photo in (catalog.folder / "images").glob("*/*.jpg"):
+            _placed(photo, link / photo.relative_to(catalog.folder / "images"))
+    elif not link.is_symlink():
         os.symlink(catalog.folder / "images", link)
     here = [
         replace(e, image=link / e.image.relative_to(catalog.folder / "images"))
@@ -217,6 +231,30 @@ def _publish_tables(catalog: Catalog, captions: CaptionSet, out: Path) -> Captio
         if e.image is not None
     ]
     return CaptionSet(captions.name, tuple(here))
+
+
+def _gathered(captions: CaptionSet, source: Path, out: Path) -> CaptionSet:
+    """The set with its photos below `out`, by the names they have below `source`."""
+    folder = source if source.is_dir() else source.parent
+    here = []
+    for e in captions.examples:
+        if e.image is not None and e.image.is_relative_to(folder):
+            place = out / "images" / e.image.relative_to(folder)
+            e = replace(e, image=_placed(e.image, place))
+        here.append(e)
+    return CaptionSet(captions.name, tuple(here))
+
+
+def _placed(photo: Path, place: Path) -> Path:
+    """A photo under another name; one that isn't there is left to the check of the set."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if photo.is_file() and not place.exists():
+        try:
+            os.link(photo, place)
+        except OSError:  # another disk
+            with atomic_file(place) as file, open(photo, "rb") as original:
+                shutil.copyfileobj(original, file)
+    return place
 
 
 def _describe_items(
@@ -282,7 +320,7 @@ def _claim(out: Path, marker: dict[str, Any], source: Path) -> None:
         if photos.is_symlink():
             stale.append(photos)  # the link alone: what it leads to is the source's
         else:
-            stale += photos.glob("*/*.jpg")
+            stale += [path for path in photos.rglob("*") if path.is_file()]
         for path in stale:
             path.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)

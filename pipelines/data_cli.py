@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.stores import INPUT, OUTPUT, delivered
+from pipelines.stores import INPUT, OUTPUT, delivered, in_words, is_copy, is_url
 
 if TYPE_CHECKING:
     from pipelines.run import Progress
@@ -86,9 +86,10 @@ def prepare(dataset: str, source: Path, out: Path | str, size: str | None, **opt
     sizes = parse_size(size) if size else None
     with delivered(out, click.echo) as folder, _progress() as progress:
         path = command(
-            dataset, source, folder, sizes=sizes, say=click.echo, progress=progress, **options
-        )
-    click.echo(f"wrote {path}\nnext: fcr data check {out}")
+            dataset, source, folder, sizes=sizes, say=click.echo, progress=progress,
+            with_photos=is_url(out) or is_copy(source), **options,
+        )  # fmt: skip
+    click.echo(in_words(f"wrote {path}\nnext: fcr data check {out}"))
 
 
 @data.command()
@@ -101,7 +102,7 @@ def check(folder: Path, as_json: bool, no_photos: bool) -> None:
 
     with _progress() as progress:
         page = command(folder, photos=not no_photos, progress=progress)
-    click.echo(page.json() if as_json else page.text())
+    click.echo(in_words(page.json() if as_json else page.text()))
     if page.wrong:
         raise click.exceptions.Exit(1)
 
@@ -119,7 +120,7 @@ def describe(folder: Path, out: Path | str | None, no_photos: bool) -> None:
     out = out or Path(f"description-{folder.resolve().name}")
     with delivered(out, click.echo) as page, _progress() as progress:
         path = command(folder, page, photos=not no_photos, progress=progress)
-    click.echo(f"wrote {path}\nnext: open it in a browser")
+    click.echo(in_words(f"wrote {path}\nnext: open it in a browser"))
 
 
 @contextlib.contextmanager

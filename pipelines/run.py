@@ -215,7 +215,9 @@ def remembered(path: Path) -> dict[str, str]:
 
 
 def checkpoint(name: str, kind: str) -> str:
-    """`demo` -> folder of the shipped model of this kind; any other name as it is."""
+    """`demo` -> folder of the shipped model of this kind, a URL -> its copy; else the name."""
+    if stores.is_url(name):
+        return str(stores.fetch(name))
     return str(packaged("data", "demo", kind)) if name == DEMO else name
 
 

@@ -8,8 +8,10 @@ delivered when it is whole, manifest last. Runs themselves stay on a local disk:
 atomic renames need one.
 
 The cache is $FCR_CACHE, else $XDG_CACHE_HOME/fcr, else ~/.cache/fcr; it may be deleted at any time
-at which nothing runs. Credentials and endpoints are those of the protocol's own client
-(AWS_ENDPOINT_URL, AWS_PROFILE ...).
+at which nothing runs. Copies that were not asked for longest go when it outgrows $FCR_CACHE_GB, or
+leaves less than a tenth of its disk free; those of the last hour and those of tables, which
+are linked into the copy of their folder, stay. Credentials and endpoints are those of the
+protocol's own client (AWS_ENDPOINT_URL, AWS_PROFILE ...).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import re
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -44,12 +47,32 @@ PHOTOS = "images/"
 INDEX = ".photos.json"
 """In a copied data folder: the photos that lie in the store."""
 CHUNK = 1 << 22
+_HERE: dict[str, str] = {}
+"""Local copy -> its URL, for what this process says."""
 THREADS = 16
+KEEP_FREE = 0.1
+"""Share of the disk that the cache leaves free."""
+IN_USE_S = 3600.0
+"""Seconds for which a copy that was asked for stays: its reader may not have opened it yet."""
+LOOK_EACH = 1 << 26
+"""Bytes that are copied between two looks at the disk."""
 
 
 def is_url(place: object) -> bool:
     """Whether this names a place in a store rather than on a disk."""
     return isinstance(place, str) and URL.match(place) is not None
+
+
+def in_words(text: str) -> str:
+    """What is said to the user, with the URLs of the files whose copies it names."""
+    for here, url in _HERE.items():
+        text = text.replace(here, url)
+    return text
+
+
+def is_copy(place: Path) -> bool:
+    """Whether this is a copy of what `fetch` found in a store."""
+    return any(place.is_relative_to(here) for here in _HERE)
 
 
 def fetch(url: str, *, lazily: bool = False) -> Path:
@@ -66,12 +89,14 @@ def fetch(url: str, *, lazily: bool = False) -> Path:
         return _local(url)
     url = url.rstrip("/")
     folder = _cache("copies", _digest(url))
+    mirror = folder / url.rpartition("/")[2]
+    _HERE[str(mirror)] = url
     with _explained(url, "read"):
         fs, root = _filesystem(url)
         root = root.rstrip("/")
         fs.invalidate_cache()  # what this process listed before may have changed since
         if fs.isfile(root):
-            return _linked(folder / url.rpartition("/")[2], _entry(url, fs.info(root)))
+            return _linked(mirror, _entry(url, fs.info(root)))
         found = {}
         for name, info in sorted(fs.find(root, detail=True).items()):
             below = name[len(root) :].lstrip("/")
@@ -79,7 +104,6 @@ def fetch(url: str, *, lazily: bool = False) -> Path:
                 found[_safe(below, url)] = _entry(f"{url}/{below}", info)
         if not found:
             raise FileNotFoundError("nothing lies there")
-    mirror = folder / url.rpartition("/")[2]
     photos = {name: e for name, e in found.items() if lazily and name.startswith(PHOTOS)}
     files = {name: e for name, e in found.items() if name not in photos}
     with ThreadPoolExecutor(THREADS) as pool:
@@ -125,6 +149,7 @@ def delivered(place: Path | str, say: Callable[[str], None]) -> Iterator[Path]:
         fs.pipe_file(probe, b"\n")
         fs.rm_file(probe)
     folder = _cache("deliveries", _digest(url)) / url.rpartition("/")[2]
+    _HERE[str(folder)] = url
     yield folder
     say(f"delivered {deliver(folder, url):,} files to {url}")
 
@@ -314,6 +339,8 @@ def _copied(entry: Entry) -> Path:
     suffix = "".join(Path(entry.url).suffixes[-2:])
     suffix = suffix if re.fullmatch(r"[.\w-]{0,20}", suffix) else ""
     path = _cache("objects", entry.version[:2]) / f"{entry.version}{suffix}"
+    with contextlib.suppress(OSError):  # not there, or of a cache that can be read only
+        os.utime(path, ns=(time.time_ns(), entry.time))  # asked for now, see `_Room`
     if path.is_file():
         return path
     with _explained(entry.url, "read", missing=False):
@@ -346,9 +373,64 @@ def _copied(entry: Entry) -> Path:
                 raise InputError(
                     f"{entry.url} changed while it was read: give the same command again"
                 )
-            os.utime(part, ns=(entry.time, entry.time))
+            os.utime(part, ns=(time.time_ns(), entry.time))
             os.replace(part, path)
+    _ROOM.take(entry.size)
     return path
+
+
+class _Room:
+    """Keeps the cache within its bounds."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.copied = LOOK_EACH
+
+    def take(self, size: int) -> None:
+        """After a copy of so many bytes: remove the oldest where the bounds are passed.
+
+        Raises InputError for a bound that is no number.
+        """
+        with self.lock:
+            self.copied += size
+            if self.copied < LOOK_EACH:
+                return
+            self.copied = 0
+        folder = _cache("objects")
+        most = _most()
+        disk = shutil.disk_usage(folder)
+        over = int(disk.total * KEEP_FREE) - disk.free
+        if most is None and over <= 0:
+            return
+        found: list[tuple[int, int, str]] = []
+        for top in os.scandir(folder):
+            for copy in os.scandir(top.path):
+                with contextlib.suppress(FileNotFoundError):
+                    known = copy.stat()
+                    if known.st_nlink == 1:  # else its bytes stay where it is linked to
+                        found.append((known.st_atime_ns, known.st_blocks * 512, copy.path))
+        if most is not None:
+            over = max(over, sum(size for _, size, _ in found) - most)
+        for asked, size, path in sorted(found):
+            if over <= 0 or asked > time.time_ns() - IN_USE_S * 1e9:
+                return
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+                over -= size
+
+
+_ROOM = _Room()
+
+
+def _most() -> int | None:
+    """Bytes that $FCR_CACHE_GB allows."""
+    text = os.environ.get("FCR_CACHE_GB")
+    if not text:
+        return None
+    with contextlib.suppress(ValueError):
+        if (gigabytes := float(text)) >= 0:
+            return int(gigabytes * 1e9)
+    raise InputError(f"FCR_CACHE_GB is {text!r}: expected gigabytes, such as 50")
 
 
 def _linked(link: Path, entry: Entry) -> Path:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,39 @@ def test_a_copy_goes_on_where_it_stopped(
     assert not list(cache.rglob("*.part"))
 
 
+def test_the_cache_stays_within_its_bounds(
+    memory: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def photo(n: int) -> Path:
+        return stores._copied(stores._entry(f"memory://b/{n}.jpg", memory.info(f"/b/{n}.jpg")))
+
+    for n in range(8):
+        memory.pipe_file(f"/b/{n}.jpg", bytes([n]) * 8192)
+    memory.pipe_file("/b/set/articles.csv", b"x" * 8192)
+    monkeypatch.setattr(stores, "LOOK_EACH", 1)
+    table = fetch("memory://b/set") / "articles.csv"
+    first = photo(0)
+    monkeypatch.setenv("FCR_CACHE_GB", str(20_000 / 1e9))
+    copies = [first, *(photo(n) for n in range(1, 5))]
+    assert all(p.is_file() for p in copies)  # each may just be about to be opened
+    monkeypatch.setattr(stores, "IN_USE_S", 0.0)
+    assert photo(0) == first  # asked for again: now the youngest
+    last = photo(5)
+    assert [p.is_file() for p in (*copies, last)] == [True, False, False, False, False, True]
+    assert table.read_bytes() == b"x" * 8192
+    assert photo(1).read_bytes() == b"\x01" * 8192
+    monkeypatch.delenv("FCR_CACHE_GB")
+    kept = set(cache.rglob("*.jpg"))
+    photo(6)
+    assert set(cache.rglob("*.jpg")) > kept
+    monkeypatch.setattr(stores, "KEEP_FREE", 1.0)  # a disk that is always too full
+    photo(7)
+    assert not list(cache.rglob("*.jpg"))
+    monkeypatch.setenv("FCR_CACHE_GB", "much")
+    with pytest.raises(InputError, match=r"FCR_CACHE_GB is 'much': expected gigabytes"):
+        photo(2)
+
+
 def test_an_object_that_changes_while_it_is_read_is_refused(
     memory: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +339,94 @@ def test_deliveries_are_whole_and_the_manifest_comes_last(
     assert said == ["delivered 3 files to memory://b/out"]
     assert deliver(folder, tmp_path / "copy") == 3
     assert (tmp_path / "copy" / "sub" / "z.csv").read_text() == "z"
+
+
+def test_a_prepared_set_goes_to_a_store_with_its_photos(
+    memory: Any, shop: Path, tmp_path: Path, cache: Path
+) -> None:
+    upload(memory, shop, "/shop/raw")
+    cut = ["--split", "random", "--size", "train=4,validation=1,test=1"]
+    raw = tmp_path / "raw"
+    (raw / "Images").mkdir(parents=True)
+    for name, id in zip("abcdef", IDS, strict=True):
+        photo = shop / "images" / id[:3] / f"{id}.jpg"
+        (raw / "Images" / f"{name}.jpg").write_bytes(photo.read_bytes())
+    lines = [f"{name}.jpg,a shirt called {name} in five words" for name in "abcdef"]
+    (raw / "captions.txt").write_text("\n".join(["image,caption", *lines]))
+    upload(memory, raw, "/shop/flickr")
+    for dataset, source, photo in (
+        ("flickr8k", "flickr", "images/Images/a.jpg"),
+        ("hm", "raw", f"images/{IDS[0][:3]}/{IDS[0]}.jpg"),
+    ):
+        out = f"memory://shop/prepared-{dataset}"
+        done = fcr(
+            "data", "prepare", dataset, "--source", f"memory://shop/{source}", "--out", out, *cut
+        )
+        assert done.exit_code == 0, done.output
+        assert f"wrote {out}/captions.json" in done.output
+        assert str(cache) not in done.output
+        document = memory.cat(f"/shop/prepared-{dataset}/captions.json").decode()
+        assert str(tmp_path) not in document
+        assert photo in {image["file_name"] for image in json.loads(document)["images"]}
+        assert len(memory.find(f"/shop/prepared-{dataset}/images")) == 6
+        # A copy on this disk outlives the cache.
+        here = tmp_path / dataset
+        done = fcr(
+            "data", "prepare", dataset, "--source", f"memory://shop/{source}", "--out", here, *cut
+        )
+        assert done.exit_code == 0, done.output
+        shutil.rmtree(cache)
+        for folder in (here, out):
+            checked = fcr("data", "check", folder)
+            assert checked.exit_code == 0, checked.output
+            assert checked.output.startswith(f"{folder}: prepared caption set")
+            assert "6 photos" in checked.output
+    page = fcr("data", "describe", "memory://shop/prepared-hm", "--out", "memory://shop/page")
+    assert page.exit_code == 0, page.output
+    assert b"<html" in memory.cat("/shop/page/description.html")[:200]
+
+
+def test_captions_are_scored_and_compared_from_a_store(
+    memory: Any, shop: Path, captioner: Path, tmp_path: Path
+) -> None:
+    upload(memory, shop, "/shop/data")
+    table = pl.DataFrame({"id": IDS, "text": [f"a {n} shirt" for n in range(6)]})
+    memory.pipe_file("/shop/hyp.csv", table.write_csv().encode())
+    memory.pipe_file("/shop/ref.csv", table.reverse().write_csv().encode())
+    done = fcr(
+        "score-captions", "--hypotheses", "memory://shop/hyp.csv", "--metrics", "rouge-l,verbatim",
+        "--references", "memory://shop/ref.csv", "--training", "memory://shop/ref.csv",
+        "--images", "memory://shop/data/images", "--out", "memory://shop/scores",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "wrote memory://shop/scores/scores.json" in done.output
+    found = json.loads(memory.cat("/shop/scores/scores.json"))
+    assert found["rouge-l"]["value"] == pytest.approx(1.0)
+    written = pl.DataFrame({"article_id": [int(id) for id in IDS], "description": "a shirt"})
+    memory.pipe_file("/shop/augmented.csv", written.write_csv().encode())
+    plan = ["experiment", "--plan", "--runs", tmp_path, "--data", "memory://shop/data",
+            "--set", "recommend.test_days=2", "--captions"]  # fmt: skip
+    done = fcr(*plan, "memory://shop/augmented.csv")
+    assert done.exit_code == 0, done.output
+    assert "caption" in done.output
+    memory.pipe_file("/shop/wrong.csv", b"id,words\n1,a\n")
+    assert "memory://shop/wrong.csv" in refusal(*plan, "memory://shop/wrong.csv")
+
+
+def test_checkpoints_come_from_stores(
+    memory: Any, shop: Path, captioner: Path, tmp_path: Path
+) -> None:
+    upload(memory, captioner, "/models/blip")
+    small = ["--data", shop, "--set", "generate.max_new_tokens=8"]
+    for name, where in (("a", captioner), ("b", "memory://models/blip")):
+        done = fcr("caption-items", "--runs", tmp_path / name, *small, "--captioner", where)
+        assert done.exit_code == 0, done.output
+    files = (tmp_path / x / "data" / "caption-items" / "captions.parquet" for x in "ab")
+    one, other = map(pl.read_parquet, files)
+    assert one.drop("captioner").equals(other.drop("captioner"))
+    assert set(other["captioner"]) == {"memory://models/blip"}
+    said = refusal("caption-items", "--runs", tmp_path / "c", *small, "--captioner", "memory://no")
+    assert "memory://no is not there" in said
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
