@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from caption import InputError
 from caption.captioners import Captioner, replace_folder
+from caption.trust import checked
 
 # peft loads bitsandbytes where it is installed, which warns of a kernel that nobody asked for.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -206,6 +207,7 @@ def load_adapter(captioner: Captioner, adapter: Path) -> None:
 
     if not (adapter / "adapter_config.json").is_file():
         raise InputError(f"{adapter} is not an adapter: it has no adapter_config.json")
+    checked(adapter)
     _check_base(captioner, adapter)
     try:
         stored = json.loads((adapter / "adapter_config.json").read_text())

@@ -14,7 +14,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -139,13 +140,14 @@ def _stanza(model: str) -> Tagger:
     except ImportError:
         raise InputError(f"tagger 'stanza' is not installed: {remedy}") from None
     try:
-        pipeline: Any = stanza.Pipeline(
-            "en",
-            processors="tokenize,pos",
-            download_method=None,
-            verbose=False,
-            **({"dir": model} if model else {}),
-        )
+        with _tensors_only():
+            pipeline: Any = stanza.Pipeline(
+                "en",
+                processors="tokenize,pos",
+                download_method=None,
+                verbose=False,
+                **({"dir": model} if model else {}),
+            )
     except Exception as error:
         raise InputError(f"tagger 'stanza' has no English model ({error}): {remedy}") from error
 
@@ -156,6 +158,19 @@ def _stanza(model: str) -> Tagger:
         ]
 
     return tag
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """No pickle is run: Stanza would load one where it finds more than tensors in a file."""
+    import torch
+
+    real = torch.load
+    torch.load = lambda *given, **more: real(*given, **{**more, "weights_only": True})
+    try:
+        yield
+    finally:
+        torch.load = real
 
 
 @cache

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from caption import InputError
 from caption.attributes import read_json, words_of, write_json
+from caption.trust import checked
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 """Texts -> float32 (n, dim) sentence embeddings."""
@@ -233,6 +234,7 @@ class BertClassifier:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         classes = _classes(texts, categories)
+        checked(checkpoint)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # the new head, and dropout
@@ -301,7 +303,7 @@ class BertClassifier:
 
         signature = read_json(folder / "classifier.json", ("signature",))["signature"]
         model: Any = AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=False
+            checked(folder), trust_remote_code=False
         )
         place = _device(device)
         return cls(

@@ -29,6 +29,7 @@ from caption.captioners import Checkpoint, quiet
 from caption.decoding import CachedSession, Session
 from caption.families import TextLike, check_tokenizer, end_tokens, new_cache, prompt_of
 from caption.preprocess import load_image_processor, picture_size, pixels_of
+from caption.trust import checked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -193,6 +194,8 @@ class ClipCap(TextLike):
                 f"mapper={mapper!r}, prefix_length={prefix_length}: expected one of "
                 f"{sorted(MAPPERS)} and at least 1 token"
             )
+        for part in (clip, gpt2):
+            checked(part)
         try:
             with quiet():
                 eyes = CLIPVisionModelWithProjection.from_pretrained(

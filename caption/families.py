@@ -11,6 +11,7 @@ from caption import InputError
 from caption.captioners import Captioner, Checkpoint, TextBatch, tidy, working_dtype
 from caption.decoding import BlipSession, CachedSession, Session
 from caption.preprocess import load_image_processor, picture_size, pixels_of
+from caption.trust import checked
 
 if TYPE_CHECKING:
     import torch
@@ -313,6 +314,7 @@ class EncoderDecoderCaptioner(TextLike):
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
         from transformers import VisionEncoderDecoderModel as Network
 
+        checked(decoder)
         eyes = vision_tower(encoder)
         images = load_image_processor(Path(encoder))
         tokenizer = AutoTokenizer.from_pretrained(decoder, trust_remote_code=False)
@@ -371,6 +373,7 @@ def vision_tower(name: str | Path) -> Any:
     """A picture encoder by folder or hub name; of CLIP-like pairs, the half that sees."""
     from transformers import AutoConfig, AutoModel
 
+    checked(name)
     model = AutoModel.from_pretrained(name, trust_remote_code=False)
     return (
         model.vision_model

@@ -1,4 +1,4 @@
-"""Code that a checkpoint brings: it runs only where the user said so."""
+"""What a checkpoint may do: run code where the user said so, and read no file but its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from caption import InputError
@@ -19,11 +20,50 @@ def trusted_code() -> bool:
     return os.environ.get(TRUST) == "1"
 
 
+SAFE_TORCH = (2, 10)
+"""Before it, a pickled state dict can run code even as plain tensors (CVE-2026-24747)."""
+
+
+def checked(checkpoint: str | Path) -> Path:
+    """A checkpoint's folder, when its files keep to it; a name of the hub as it is.
+
+    The loaders of transformers and accelerate open whatever an index names (CVE-2026-69112).
+
+    Raises InputError: an index names files elsewhere, or there are pickled weights and this torch
+    can't read them safely.
+    """
+    folder = Path(checkpoint)
+    for index in sorted(folder.rglob("*.index.json")):
+        found = None
+        with suppress(OSError, ValueError):  # no index at all: the loader says so
+            found = json.loads(index.read_bytes())
+        parts = found.get("weight_map") if isinstance(found, dict) else None
+        for name in parts.values() if isinstance(parts, dict) else ():
+            if Path(str(name)).name != name:
+                raise InputError(
+                    f"{index} names {str(name)[:100]!r}: expected names of files beside it; get "
+                    "the checkpoint from somebody you trust"
+                )
+    torch = version("torch")
+    if tuple(map(int, torch.split(".")[:2])) < SAFE_TORCH and not trusted_code():
+        for path in sorted(folder.rglob("*")):
+            if path.suffix not in (".bin", ".pt", ".pth", ".ckpt"):
+                continue
+            if not any(path.parent.glob("*.safetensors")):
+                raise InputError(
+                    f"{path} holds pickled weights, which torch {torch} can't read without risk: "
+                    "install torch 2.10 or newer, or convert them to safetensors"
+                )
+    return folder
+
+
 def runs_code(folder: Path) -> bool:
     """Whether to load a checkpoint with the Python code it brings; says so where it does.
 
-    Raises InputError: it can't be loaded without its code, and nobody said to trust that.
+    Raises InputError: as `checked`; or it can't be loaded without its code, and nobody said to
+    trust that.
     """
+    checked(folder)
     named, needed = _brought(folder)
     if not trusted_code():
         if needed:

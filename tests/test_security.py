@@ -7,6 +7,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
@@ -75,6 +77,104 @@ def test_a_pickled_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(caption.InputError, match="cannot be loaded"):
         load_captioner(folder)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "a/b.safetensors"])
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    from caption.captioners import load_captioner
+    from recsys.encoders import encode
+
+    folder, sbert = make_blip(tmp_path / "blip"), tmp_path / "sbert"
+    shutil.copytree(ROOT / "data/demo/sbert", sbert)
+    for place in (folder, sbert):
+        weights = next(place.rglob("model.safetensors"))
+        weights.rename(weights.with_name("part.safetensors"))
+        index = {"metadata": {}, "weight_map": {"a": "part.safetensors", "b": name}}
+        weights.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(caption.InputError, match=r"index\.json names .*files beside it"):
+        load_captioner(folder)
+    with pytest.raises(recsys.InputError, match=r"index\.json names .*files beside it"):
+        encode(f"sbert:{sbert}", texts=["a red shirt"])
+
+
+def test_pickled_weights_need_a_torch_that_reads_them_safely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caption import trust
+
+    folder = make_blip(tmp_path / "blip")
+    (folder / "training_args.bin").write_bytes(b"beside safetensors, which are read")
+    monkeypatch.delenv(trust.TRUST, raising=False)
+    monkeypatch.setattr(trust, "version", lambda _: "2.9.1+cpu")
+    assert trust.checked(folder) == folder
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(caption.InputError, match=r"\.bin holds pickled .*torch 2\.9\.1.*2\.10"):
+        trust.checked(folder)
+    monkeypatch.setattr(trust, "version", lambda _: "2.13.0+cpu")
+    assert trust.checked(folder) == folder
+
+
+def test_no_library_unpickles_while_a_tagger_is_loaded(tmp_path: Path) -> None:
+    import torch
+
+    from caption.attributes import _tensors_only
+
+    mark, real = tmp_path / "ran", torch.load
+    torch.save({"word": Payload(mark)}, tmp_path / "model.pt")
+    with _tensors_only(), pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "model.pt", weights_only=False)
+    assert not mark.exists()
+    assert torch.load is real
+
+
+def test_the_audit_fails_on_findings_and_on_silence(tmp_path: Path) -> None:
+    """pip-audit itself, against a service of ours that knows one weakness."""
+    pytest.importorskip("pip_audit")
+
+    class Service(BaseHTTPRequestHandler):
+        answers = True
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            package = asked["package"]["name"]
+            identifier = {"jinja2": "CVE-1999-0001", "joblib": "CVE-2024-34997"}.get(package)
+            found = [{
+                "id": identifier, "summary": "s", "details": "d",
+                "affected": [{"package": {"name": package, "ecosystem": "PyPI"},
+                              "versions": [asked["version"]]}],
+            }] if identifier else []  # fmt: skip
+            self.send_response(200 if self.answers else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps({"vulns": found} if found else {}).encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    pins = tmp_path / "pins.txt"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def audit(text: str, *options: str) -> tuple[int, str]:
+            pins.write_text(text)
+            url = f"http://127.0.0.1:{server.server_port}/v1/query"
+            command = [sys.executable, ROOT / "tests/audit.py", "--requirement", pins]
+            done = subprocess.run(
+                [*command, "--osv-url", url, *options], capture_output=True, text=True, check=False
+            )
+            return done.returncode, done.stdout
+
+        code, said = audit("jinja2==3.1.6\nclick==8.5.1\n")
+        assert code == 1
+        assert "jinja2 3.1.6: CVE-1999-0001, fixed in no version" in said
+        code, said = audit("joblib==1.6.0\nclick==8.5.1\n")
+        assert code == 0
+        assert "excepted: CVE-2024-34997, joblib disputes it" in said
+        assert "2 of 2 packages audited, 0 findings" in said
+        Service.answers = False
+        code, said = audit("click==8.5.1\n")
+        assert code == 3
+        assert said.startswith("NOT AUDITED")
+        assert audit("click==8.5.1\n", "--unless-unanswered")[0] == 0
+        server.shutdown()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from caption import InputError
 from caption.images import UnreadableImage, prepared_images
 from caption.metrics import Corpus, Score, Unavailable
+from caption.trust import checked
 
 PUBLISHED = "openai/clip-vit-base-patch32"
 PREFIX = "A photo depicts "
@@ -96,6 +97,7 @@ class Clip:
         folder = Path(checkpoint)
         if folder.exists() and not (folder / "config.json").is_file():
             raise InputError(f"{folder} is no model folder: it has no config.json")
+        checked(folder)
         logging.disable_progress_bar()  # of loading weights: it would tear up the caller's table
         self.model: Any = AutoModel.from_pretrained(
             checkpoint, dtype=torch.float32, trust_remote_code=False
