@@ -35,7 +35,7 @@ def checked(checkpoint: str | Path) -> Path:
     folder = Path(checkpoint)
     for index in sorted(folder.rglob("*.index.json")):
         found = None
-        with suppress(OSError, ValueError):  # no index at all: the loader says so
+        with suppress(OSError, ValueError, RecursionError):  # no index at all: the loader says so
             found = json.loads(index.read_bytes())
         parts = found.get("weight_map") if isinstance(found, dict) else None
         for name in parts.values() if isinstance(parts, dict) else ():
@@ -86,10 +86,10 @@ def _brought(folder: Path) -> tuple[bool, str]:
     """(a checkpoint names code of its own, what of it can't be done without)."""
     found = {}
     for name in ("config", "tokenizer_config", "processor_config", "preprocessor_config"):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             found[name] = json.loads((folder / f"{name}.json").read_bytes())
     modules = []
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         modules = json.loads((folder / "modules.json").read_bytes())
     kinds = [str(m.get("type")) for m in modules if isinstance(m, dict)] if modules else []
     foreign = [kind for kind in kinds if not kind.startswith("sentence_transformers.")]
