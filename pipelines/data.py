@@ -323,6 +323,10 @@ def _claim(out: Path, marker: dict[str, Any], source: Path) -> None:
             stale += [path for path in photos.rglob("*") if path.is_file()]
         for path in stale:
             path.unlink(missing_ok=True)
+        for empty in sorted(photos.rglob("*"), reverse=True):
+            empty.rmdir()
+        if photos.is_dir():
+            photos.rmdir()
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / MARKER, marker)
 

@@ -516,31 +516,27 @@ def _written(within: Path | None, shards: Iterable[pa.Table]) -> Iterator[_Tasks
     """The shards in a folder that goes with the block; None is that of temporary files."""
     import pyarrow.parquet as pq
 
-    folder: Path | None = None
-    try:
-        if within is not None:
-            within.mkdir(parents=True, exist_ok=True)
-        folder = _scratch(within)
-        tasks = _Tasks(folder, SHARDS_A_FILE)
-        with contextlib.ExitStack() as files:
-            for shard in shards:
-                if not tasks.n % tasks.a_file:
-                    files.close()
-                    path = tasks.file(tasks.n // tasks.a_file)
-                    writer = files.enter_context(pq.ParquetWriter(path, shard.schema))
-                writer.write_table(shard, row_group_size=len(shard))
-                tasks.n += 1
-    except OSError as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(
-            f"{within or tempfile.gettempdir()} can't be written ({error.strerror or error}): "
-            "tables for Ray's workers go there; make room, or choose another with --runs DIR"
-        ) from error
-    try:
+    with contextlib.ExitStack() as undo:
+        try:
+            if within is not None:
+                within.mkdir(parents=True, exist_ok=True)
+            folder = _scratch(within)
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            tasks = _Tasks(folder, SHARDS_A_FILE)
+            with contextlib.ExitStack() as files:
+                for shard in shards:
+                    if not tasks.n % tasks.a_file:
+                        files.close()
+                        path = tasks.file(tasks.n // tasks.a_file)
+                        writer = files.enter_context(pq.ParquetWriter(path, shard.schema))
+                    writer.write_table(shard, row_group_size=len(shard))
+                    tasks.n += 1
+        except OSError as error:
+            raise InputError(
+                f"{within or tempfile.gettempdir()} can't be written ({error.strerror or error}): "
+                "tables for Ray's workers go there; make room, or choose another with --runs DIR"
+            ) from error
         yield tasks
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _column(rows: NDArray[Any]) -> Any:

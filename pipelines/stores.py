@@ -47,15 +47,15 @@ PHOTOS = "images/"
 INDEX = ".photos.json"
 """In a copied data folder: the photos that lie in the store."""
 CHUNK = 1 << 22
-_HERE: dict[str, str] = {}
-"""Local copy -> its URL, for what this process says."""
 THREADS = 16
 KEEP_FREE = 0.1
 """Share of the disk that the cache leaves free."""
 IN_USE_S = 3600.0
 """Seconds for which a copy that was asked for stays: its reader may not have opened it yet."""
 LOOK_EACH = 1 << 26
-"""Bytes that are copied between two looks at the disk."""
+"""Bytes that are copied between two looks at the disk, at least."""
+_HERE: dict[str, str] = {}
+"""Local copy -> its URL, for what this process says."""
 
 
 def is_url(place: object) -> bool:
@@ -384,20 +384,20 @@ class _Room:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.copied = LOOK_EACH
+        self.copied = 1 << 62  # the first copy looks
 
     def take(self, size: int) -> None:
         """After a copy of so many bytes: remove the oldest where the bounds are passed.
 
         Raises InputError for a bound that is no number.
         """
+        most = _most()
         with self.lock:
             self.copied += size
-            if self.copied < LOOK_EACH:
+            if self.copied < max(LOOK_EACH, (most or 0) // 64):
                 return
             self.copied = 0
         folder = _cache("objects")
-        most = _most()
         disk = shutil.disk_usage(folder)
         over = int(disk.total * KEEP_FREE) - disk.free
         if most is None and over <= 0:
@@ -408,9 +408,13 @@ class _Room:
                 with contextlib.suppress(FileNotFoundError):
                     known = copy.stat()
                     if known.st_nlink == 1:  # else its bytes stay where it is linked to
-                        found.append((known.st_atime_ns, known.st_blocks * 512, copy.path))
+                        half = copy.name.endswith(".part")  # somebody may be writing it
+                        asked = max(known.st_atime_ns, known.st_mtime_ns if half else 0)
+                        found.append((asked, known.st_blocks * 512, copy.path))
+        spare = disk.total // 256  # removed along, so that not every look lists the cache
         if most is not None:
-            over = max(over, sum(size for _, size, _ in found) - most)
+            over, spare = max(over, sum(size for _, size, _ in found) - most), most // 16
+        over += spare if over > 0 else 0
         for asked, size, path in sorted(found):
             if over <= 0 or asked > time.time_ns() - IN_USE_S * 1e9:
                 return

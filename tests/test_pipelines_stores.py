@@ -381,6 +381,15 @@ def test_a_prepared_set_goes_to_a_store_with_its_photos(
             assert checked.exit_code == 0, checked.output
             assert checked.output.startswith(f"{folder}: prepared caption set")
             assert "6 photos" in checked.output
+    # The same folder, now from a disk: the photos are named where they lie.
+    done = fcr("data", "prepare", "hm", "--source", shop, "--out", tmp_path / "hm", *cut)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "hm" / "images").is_symlink()
+    done = fcr("data", "prepare", "hm", "--source", "memory://shop/raw", "--out", tmp_path / "hm",
+               *cut)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "hm" / "images").rglob("*.jpg"))) == 6
+    assert len(list((shop / "images").rglob("*.jpg"))) == 6
     page = fcr("data", "describe", "memory://shop/prepared-hm", "--out", "memory://shop/page")
     assert page.exit_code == 0, page.output
     assert b"<html" in memory.cat("/shop/page/description.html")[:200]
