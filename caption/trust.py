@@ -13,15 +13,13 @@ from caption import InputError
 
 TRUST = "FCR_TRUST_REMOTE_CODE"
 """Environment variable that `--trust-remote-code` sets, for every process of the call."""
+SAFE_TORCH = (2, 10)
+"""Before it, a pickled state dict can run code even as plain tensors (CVE-2026-24747)."""
 
 
 def trusted_code() -> bool:
     """Whether the user said that code of checkpoints may run."""
     return os.environ.get(TRUST) == "1"
-
-
-SAFE_TORCH = (2, 10)
-"""Before it, a pickled state dict can run code even as plain tensors (CVE-2026-24747)."""
 
 
 def checked(checkpoint: str | Path) -> Path:

@@ -14,6 +14,7 @@ folders, the run and photos have to lie at the same path everywhere (or photos i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import secrets
@@ -210,10 +211,12 @@ class Engine:
             InputError: as `work` does; a shard whose workers died again and again; a cluster that
                 went away; a folder that can't be written, or that a worker doesn't see.
         """
+        shards = iter(shards)
+        if (first := next(shards, None)) is None:
+            return
         ray = self._joined()
-        with _written(self.folder or self._scratch, shards) as tasks:
-            if tasks.n:
-                yield from self._mapped(ray, work, tasks, cpus)
+        with _written(self.folder or self._scratch, itertools.chain([first], shards)) as tasks:
+            yield from self._mapped(ray, work, tasks, cpus)
 
     def _mapped(
         self, ray: Any, work: Work, tasks: _Tasks, cpus: int
@@ -347,7 +350,7 @@ class _Tasks:
         if self._open is None or self._open[0] != number:
             try:
                 self._open = number, pq.ParquetFile(self.file(number), memory_map=True)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, PermissionError) as error:
                 raise InputError(
                     f"a worker on {socket.gethostname()} doesn't see {self.folder}: the folder of "
                     "runs (--runs) has to lie at the same path on every machine"
