@@ -334,7 +334,7 @@ def _words(folder: Path) -> dict[int, str]:
     try:
         numbers = json.loads(path.read_bytes())
         words = {int(number): str(word) for word, number in numbers.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path} can't be read as word -> number ({error}): captions are stored as numbers and "
             "need it"

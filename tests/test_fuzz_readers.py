@@ -26,6 +26,8 @@ STUMBLED = [
     ("coco", b'{"images": [], "annotations": [], "info": [1]}'),
     ("caption lines", b'\x03raw,split,filename\n"[""a dog"", ""a cat"",,train,a.jpg\n'),
     ("caption lines", b'\x03raw,split,filename\n"[""a dog"", ""a cat""]",a.\xef\xbb\xbfjpg\n'),
+    ("facad", b'w{"<start>": 1e9991, "<end>": 2}\n===\n[[1, 2]]\n===\n[2]\n===\n[[2]]\n===\n[1]'),
+    ("facad", b'w{"a":' + b"[" * 100_000 + b"\n===\n[[1, 2]]\n===\n[2]\n===\n[[2]]\n===\n[1]"),
     ("config", b"seed=2001-99-99"),
     ("config", b"!!timestamp"),
     ("config", b"seed: " + b"9" * 5000),
