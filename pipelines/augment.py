@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines import InputError
 from pipelines.catalog import ID_DIGITS
+from recsys.parquet import checked_parquet
 
 SETTINGS: dict[str, str] = {
     "none": "no text at all",
@@ -262,7 +263,7 @@ def _read(path: Path) -> pl.DataFrame:
         raise InputError(f"captions file {path} does not exist")
     try:
         if path.suffix == ".parquet":
-            return pl.read_parquet(path)
+            return pl.read_parquet(checked_parquet(path))
         return pl.read_csv(path, infer_schema=False, encoding="utf8-lossy")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         first = str(error).splitlines()[0]

@@ -22,6 +22,7 @@ from recsys.interactions import (
     tomorrow,
     universe_of,
 )
+from recsys.parquet import checked_parquet
 
 PIECE = 16 << 20
 """Bytes parsed at once by a thread: its row numbers stay in the cache until they are written."""
@@ -119,7 +120,7 @@ def _read(
         raise InputError(f"{path} is empty; expected one interaction per line below a header")
     if path.suffix == ".parquet":
         try:
-            header = pl.scan_parquet(path).collect_schema().names()
+            header = pl.scan_parquet(checked_parquet(path)).collect_schema().names()
             wanted = _locate(header, names, path)
             frame = pl.read_parquet(path, columns=sorted({header[i] for i in wanted.values()}))
         except UNREADABLE as error:

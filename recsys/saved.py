@@ -11,6 +11,7 @@ import polars as pl
 
 from recsys import InputError
 from recsys.metrics import Score, score_lists
+from recsys.parquet import checked_parquet
 from recsys.readers import UNREADABLE, first_line
 
 _USER = ("user_id", "customer_id", "user", "query_id", "qid", "uid")
@@ -175,7 +176,7 @@ def _read(path: Path, trec: Sequence[str]) -> pl.DataFrame:
         raise InputError(f"there is no file {path}")
     try:
         if path.suffix in (".parquet", ".pq"):
-            return pl.read_parquet(path)
+            return pl.read_parquet(checked_parquet(path))
         if path.suffix in _TABLES:
             separator = "\t" if path.suffix == ".tsv" else ","
             # Everything as text: a number would lose the leading zeros of an id.

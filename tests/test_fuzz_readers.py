@@ -3,6 +3,7 @@
 import resource
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -98,3 +99,43 @@ def test_a_refusal_stays_readable_however_long_what_it_names(text: str) -> None:
         said = str(kind(text))
         assert len(said) <= fuzz.LONGEST_MESSAGE
         assert said == text or (said[:1000], said[-400:]) == (text[:1000], text[-400:])
+
+
+def test_a_page_of_fewer_values_than_none_is_refused(tmp_path: Path) -> None:
+    """polars asks for exabytes then, and the process is gone."""
+    from caption.metrics.files import read_hypotheses
+    from recsys.readers import read_interactions
+    from recsys.saved import read_recommendations
+
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"user_id": ["1", "2"], "item_id": ["a", None]}).write_parquet(path)
+    data = path.read_bytes()
+    at = data.rindex(b"\x2c\x15\x04\x15") + 2  # a data page's header, and in it 2 as zigzag
+    path.write_bytes(data[:at] + b"\x05" + data[at + 1 :])  # -3: one bit
+    for read in (read_hypotheses, read_recommendations, read_interactions):
+        with pytest.raises(ValueError, match=r"page of column item_id states an impossible number"):
+            read(path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"data_page_version": "2.0"}, {"use_dictionary": False}, {"data_page_size": 500},
+     {"compression": "NONE", "version": "1.0"}, {"write_page_index": True}],
+    ids=str,
+)  # fmt: skip
+def test_pages_of_other_writers_are_followed_to_the_end(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    import mmap
+
+    from recsys import parquet
+
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pl.DataFrame(
+        {"n": range(3000), "t": ["a", None, "long text"] * 1000, "l": [[1, 2], []] * 1500}
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(table.to_arrow(), path, row_group_size=1000, **options)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        assert parquet._impossible(data) is None
+    assert pl.read_parquet(parquet.checked_parquet(path))["n"].to_list() == list(range(3000))

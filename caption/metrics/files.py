@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from caption import InputError
 from caption.metrics import some
+from caption.parquet import checked_parquet
 
 if TYPE_CHECKING:
     import polars as pl
@@ -148,6 +149,8 @@ def _read_table(
 ) -> list[tuple[str, str | None]]:
     import polars as pl
 
+    if kind == ".parquet":
+        checked_parquet(path)
     try:
         if kind == ".parquet":
             table = pl.read_parquet(path)
