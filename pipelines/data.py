@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +40,7 @@ from caption.sources import (
 from pipelines import InputError
 from pipelines.catalog import Catalog, fingerprints, read_catalog
 from pipelines.data_split import EIGHTY_TEN_TEN, POLICIES, Protocol, Sizes, cut
-from pipelines.stores import in_words
+from pipelines.stores import in_words, write_whole
 from pipelines.workspace import (
     Workspace,
     atomic_file,
@@ -252,8 +251,7 @@ def _placed(photo: Path, place: Path) -> Path:
         try:
             os.link(photo, place)
         except OSError:  # another disk
-            with atomic_file(place) as file, open(photo, "rb") as original:
-                shutil.copyfileobj(original, file)
+            write_whole(place, photo)
     return place
 
 

@@ -4,8 +4,8 @@ Every command works on local files. An input with a URL is copied into a cache f
 made of its URL and version (size, ETag, time), so that what has not changed is not read again;
 copies go on where they stopped and appear whole or not at all. The photos of a data folder are
 copied one by one, when they are opened. An output with a URL is computed into the cache and
-delivered when it is whole, manifest last. Runs themselves stay on a local disk: their locks and
-atomic renames need one.
+delivered when it is whole, manifest last. Runs themselves stay on a disk: their locks and atomic
+renames need one.
 
 The cache is $FCR_CACHE, else $XDG_CACHE_HOME/fcr, else ~/.cache/fcr; it may be deleted at any time
 at which nothing runs. Copies that were not asked for longest go when it outgrows $FCR_CACHE_GB, or
@@ -114,7 +114,7 @@ def fetch(url: str, *, lazily: bool = False) -> Path:
             old.unlink(missing_ok=True)
     if photos:
         text = json.dumps({name: asdict(entry) for name, entry in photos.items()})
-        _write(mirror / INDEX, text.encode())
+        write_whole(mirror / INDEX, text.encode())
     else:
         (mirror / INDEX).unlink(missing_ok=True)
     return mirror
@@ -166,7 +166,7 @@ def deliver(folder: Path, place: Path | str) -> int:
         Path(top) / name
         for top, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if not name.startswith(".")
+        if not any(part.startswith(".") for part in Path(top, name).relative_to(folder).parts)
     ]
     files.sort(key=lambda path: (path.name == "manifest.json", path))
     url = str(place).rstrip("/")
@@ -175,13 +175,25 @@ def deliver(folder: Path, place: Path | str) -> int:
         for path in files:
             copy = target / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            _write(copy, path)
+            write_whole(copy, path)
         return len(files)
     with _explained(url, "written"):
         fs, root = _filesystem(url)
         for path in files:
             fs.put_file(str(path), f"{root}/{path.relative_to(folder)}")
     return len(files)
+
+
+def write_whole(path: Path, content: bytes | Path) -> None:
+    """Bytes, or what another file holds, into a file that appears whole or not at all."""
+    from pipelines.workspace import atomic_file
+
+    with atomic_file(path) as handle:
+        if isinstance(content, bytes):
+            handle.write(content)
+            return
+        with open(content, "rb") as source:
+            shutil.copyfileobj(source, handle)
 
 
 class StoredPath(PosixPath):
@@ -540,17 +552,6 @@ def _cache(*parts: str) -> Path:
 def _index(path: Path, changed: int) -> Mapping[str, Entry]:
     found = json.loads(path.read_text(encoding="utf-8"))
     return {name: Entry(**entry) for name, entry in found.items()}
-
-
-def _write(path: Path, content: bytes | Path) -> None:
-    from pipelines.workspace import atomic_file
-
-    with atomic_file(path) as handle:
-        if isinstance(content, bytes):
-            handle.write(content)
-            return
-        with open(content, "rb") as source:
-            shutil.copyfileobj(source, handle)
 
 
 def _digest(text: str) -> str:

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -34,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "data" / "demo"
 if importlib.util.find_spec("ray") is None:
     pytest.skip("needs Ray: pip install 'fcr[ray]'", allow_module_level=True)
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 # Sending this module by value makes cloudpickle look through torch's old attributes.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 

@@ -330,6 +330,8 @@ def test_deliveries_are_whole_and_the_manifest_comes_last(
         (again / "sub").mkdir()
         (again / "sub" / "z.csv").write_text("z")
         (again / ".z.csv.tmp-1").write_text("left over")
+        (again / ".engine" / "x").mkdir(parents=True)
+        (again / ".engine" / "x" / "tasks.parquet").write_text("left over by a killed call")
     assert order == ["/b/out/half.csv", "/b/out/sub/z.csv", "/b/out/manifest.json"] or order == [
         "b/out/half.csv", "b/out/sub/z.csv", "b/out/manifest.json"
     ]  # fmt: skip
