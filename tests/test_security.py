@@ -130,6 +130,7 @@ def test_no_library_unpickles_while_a_tagger_is_loaded(tmp_path: Path) -> None:
 def test_the_audit_fails_on_findings_and_on_silence(tmp_path: Path) -> None:
     """pip-audit itself, against a service of ours that knows one weakness."""
     pytest.importorskip("pip_audit")
+    from tests.audit import completed
 
     class Service(BaseHTTPRequestHandler):
         answers = True
@@ -146,6 +147,19 @@ def test_the_audit_fails_on_findings_and_on_silence(tmp_path: Path) -> None:
             self.send_response(200 if self.answers else 404)
             self.end_headers()
             self.wfile.write(json.dumps({"vulns": found} if found else {}).encode())
+
+        def do_GET(self) -> None:
+            """The newest version of a project; a page of one version is unknown here."""
+            newest = {
+                "info": {"version": "1.2.0"},
+                "vulnerabilities": [
+                    {"id": "PYSEC-1999-1", "aliases": ["CVE-1999-0002"], "fixed_in": []},
+                    {"id": "PYSEC-1999-2", "withdrawn": "1999-12-31T00:00:00Z"},
+                ],
+            }
+            self.send_response(200 if self.path == "/pypi/nobodys-package/json" else 404)
+            self.end_headers()
+            self.wfile.write(json.dumps(newest).encode())
 
         def log_message(self, *_: object) -> None: ...
 
@@ -174,6 +188,15 @@ def test_the_audit_fails_on_findings_and_on_silence(tmp_path: Path) -> None:
         assert code == 3
         assert said.startswith("NOT AUDITED")
         assert audit("click==8.5.1\n", "--unless-unanswered")[0] == 0
+        index = f"http://127.0.0.1:{server.server_port}/pypi"
+        skipped = "Dependency not found and could not be audited: nobodys-package"
+        package = {"name": "nobodys-package", "skip_reason": f"{skipped} (1.2)"}
+        (advisory,) = completed(package, index)["vulns"]
+        assert (advisory["id"], advisory["fix_versions"]) == ("PYSEC-1999-1", ())
+        older = {**package, "skip_reason": f"{skipped} (1.1)"}
+        assert completed(older, index) == older, "the newest version says nothing of an older one"
+        elsewhere = {**package, "name": "unknown"}
+        assert completed(elsewhere, index) == elsewhere
         server.shutdown()
 
 
