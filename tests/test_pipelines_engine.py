@@ -137,6 +137,7 @@ def test_captions_are_those_of_one_process(
     def look(what: str, done: int, total: int) -> None:
         seen.append(done)
         at_work.update(p.pid for p in actors())
+        assert {p.nice() for p in actors()} <= {psutil.Process().nice()}
 
     result = describe(remote, items, tmp_path, progress=look)
     assert files(tmp_path) == alone
