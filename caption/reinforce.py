@@ -8,6 +8,7 @@ A reward is never all that is wanted of a caption, so `monitor` watches what it 
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class ReinforceConfig:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     """When to stop."""
     cache_gb: float = 4.0
-    """Encoder outputs are held in memory up to this size, as in maximum-likelihood training."""
+    """Encoder outputs are kept up to this size, as in maximum-likelihood training."""
     workers: int = 2
     """Threads that decode photos."""
     seed: int = 0
@@ -117,6 +118,7 @@ def reinforce(
     *,
     articles: "pl.DataFrame | None" = None,
     clip: str | Path | None = None,
+    photos: Path | None = None,
     progress: Progress | None = None,
 ) -> ReinforceResult:
     """Go on from `captioner` (in place) towards a reward; write `out/model` and `out/history.csv`.
@@ -129,17 +131,21 @@ def reinforce(
     (`out/checkpoint.safetensors`) from which a killed call with the same arguments goes on.
 
     articles: table that the reward `truth` audits against. clip: CLIP checkpoint, for the reward
-    `clipscore` and for the monitor; None leaves the monitor without.
+    `clipscore` and for the monitor; None leaves the monitor without. photos: as in `train`.
     Raises InputError: a setting that cannot work, a reward without what it needs, no photo read.
     """
+    from caption.train import PHOTOS
     from caption.training_data import TrainingData, UpdateOrder
 
     report = progress or (lambda what, done, total: None)
     _check(config, captioner)
     key = _key(captioner, train_set, validation_set, config)
+    network = captioner.fingerprint()
     adaptation = adapt(captioner, config.adapt, seed=config.seed)
     shown = CaptionSet(validation_set.name, validation_set.examples[: config.evaluate_on])
     reading: dict[str, Any] = {
+        "folder": photos or out / PHOTOS,
+        "network": network,
         "encode": adaptation.encoder_frozen and captioner.cacheable,
         "limit": config.cache_gb * 1e9 / 2,
         "max_tokens": config.max_tokens,
@@ -160,10 +166,10 @@ def reinforce(
     if not run.history:
         run.look()
     while run.step < config.steps and run.stopped is None:
-        photos = order.rows(run.step).tolist()
-        loss = run.update(photos)
+        chosen = order.rows(run.step).tolist()
+        loss = run.update(chosen)
         if not math.isfinite(loss):
-            ids = ", ".join(learning.ids[i] for i in photos[:4])
+            ids = ", ".join(learning.ids[i] for i in chosen[:4])
             run.stopped = f"the loss became {loss} in step {run.step + 1} (photos {ids} ...)"
             break
         run.step += 1
@@ -178,6 +184,8 @@ def reinforce(
     captioner.save(out / "model")
     write_history(out / "history.csv", run.history)
     run.path.unlink(missing_ok=True)
+    if photos is None:
+        shutil.rmtree(out / PHOTOS)
     return ReinforceResult(
         saved=out / "model",
         history=tuple(run.history),

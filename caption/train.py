@@ -6,10 +6,12 @@ import json
 import math
 import random
 import re
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total)."""
+PHOTOS = "photos"
+"""Folder of what the network saw of the photos, until the training is done."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ class TrainConfig:
     """Several processes keep a part of the weights, gradients and moments each (FSDP), for
     captioners whose training one GPU does not hold."""
     cache_gb: float = 4.0
-    """Encoder outputs (or pixels, when the encoder learns) are held in memory up to this size, in
-    float32 or else float16; beyond it photos are decoded anew at every step."""
+    """Encoder outputs (or pixels, when the encoder learns) are kept up to this size while training,
+    in files mapped into memory, in float32 or else float16; beyond it photos are decoded anew at
+    every step."""
     workers: int = 2
     """Threads that decode photos."""
     tensorboard: bool = False
@@ -138,7 +143,7 @@ class TrainResult:
     """Captions longer than the cap."""
     words_added: tuple[str, ...]
     cached_mb: float
-    """Memory of the cached encoder outputs or pixels; 0 when nothing was cached."""
+    """Size of the cached encoder outputs or pixels; 0 when nothing was cached."""
     precision: str
     resumed_from: int
     """Step of the checkpoint the run went on from; 0 for a fresh one."""
@@ -157,6 +162,8 @@ def train(
     config: TrainConfig = TrainConfig(),
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    *,
+    photos: Path | None = None,
 ) -> TrainResult:
     """Fine-tune `captioner` in place and write the best weights and `history.csv` under `out`.
 
@@ -166,8 +173,12 @@ def train(
     goes on from there along the same curve; with other arguments it starts over.
 
     Under `torchrun` or `accelerate launch` every process calls this with the same arguments; they
-    share each batch, and process 0 writes. Raises InputError on a setting that cannot work, when no
-    photo of a set can be read, or when memory does not suffice for half a batch either.
+    share each batch and the first reading of the photos, and process 0 writes the rest. `photos`: a
+    folder where several trainings share what they read of the same photos; the caller removes it.
+    Without one it is `out/photos`, gone at the end.
+
+    Raises InputError on a setting that cannot work, when no photo of a set can be read, or when
+    memory does not suffice for half a batch either.
     """
 
     from caption.trainer import world
@@ -195,8 +206,9 @@ def train(
         tell(str(adaptation))
         if config.gradient_checkpointing:
             captioner.set_gradient_checkpointing(True)
-        learning = _read(captioner, train_set, config, adaptation, report, augmented=True)
-        held_out = _read(captioner, validation_set, config, adaptation, report)
+        read = partial(_read, captioner, config, adaptation, photos or out / PHOTOS, base, report)
+        learning = read(train_set, augmented=True)
+        held_out = read(validation_set)
         if learning.augmentation is not None and adaptation.encoder_frozen:
             tell("augmented photos: encoder outputs of the training part are not cached")
         settled = _with_steps(config, len(learning))
@@ -228,6 +240,8 @@ def train(
         if world()[0] == 0:
             run.curves.write(out)
         run.clean()
+        if photos is None and world()[0] == 0:
+            shutil.rmtree(out / PHOTOS, ignore_errors=True)
     best_step, best_loss = run.curves.best()
     return TrainResult(
         saved=saved,
@@ -331,19 +345,25 @@ def _free_memory() -> None:
 
 def _read(
     captioner: Captioner,
-    captions: CaptionSet,
     config: TrainConfig,
     adaptation: Adaptation,
+    photos: Path,
+    network: str,
     report: Progress,
+    captions: CaptionSet,
     *,
     augmented: bool = False,
 ) -> "TrainingData":
+    from caption.trainer import world
     from caption.training_data import Augmentation, TrainingData
 
     changed = augmented and (config.flip > 0 or config.colour_jitter > 0)
     return TrainingData(
         captioner,
         captions,
+        folder=photos,
+        network=network,
+        share=world(),
         encode=adaptation.encoder_frozen and captioner.cacheable,
         limit=config.cache_gb * 1e9 / 2,  # the training and the validation set share it evenly
         max_tokens=config.max_tokens,

@@ -4,6 +4,9 @@ Everything random here is drawn from (seed, update, place in the update), never 
 that moves: a run that goes on after a kill, or on more processes, sees the same photos.
 """
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +19,19 @@ from accelerate.utils.memory import should_reduce_batch_size  # type: ignore[imp
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from PIL.Image import Transpose
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch.utils.data import Dataset
 
 from caption import InputError
 from caption.captioners import Captioner, TextRow
 from caption.images import UnreadableImage, prepared_images
-from caption.records import CaptionExample, CaptionSet
+from caption.records import CaptionSet, write_atomically
 
 CHUNK = 64
-"""Photos encoded at once while the cache is filled."""
+"""Photos encoded at once and kept in one file."""
+PATIENCE = 60.0
+"""Seconds without a piece of another process after which one makes the rest itself, at least."""
 
 
 class Pick(NamedTuple):
@@ -60,8 +67,12 @@ class TrainingData(Dataset[Any]):
     """The readable photos of a set as the network's inputs, and their captions as tokens.
 
     Photos are opened once: as encoder outputs where the encoder is frozen, else as pixels, they are
-    held in memory up to `limit` bytes in float32 or else float16. Beyond it, and where they are
-    augmented, they are decoded anew at every step.
+    kept up to `limit` bytes in float32 or else float16. Beyond it, and where they are augmented,
+    they are decoded anew at every step.
+
+    What is kept lies in files of `folder`, mapped into memory: a killed call finds what it had,
+    processes that train together read a part each and share the pages, and so may trainings of
+    the same photos by the same encoder (`network`: the fingerprint of the captioner as loaded).
     """
 
     def __init__(
@@ -69,6 +80,9 @@ class TrainingData(Dataset[Any]):
         captioner: Captioner,
         captions: CaptionSet,
         *,
+        folder: Path,
+        network: str,
+        share: tuple[int, int] = (0, 1),
         encode: bool,
         limit: float,
         max_tokens: int,
@@ -86,9 +100,32 @@ class TrainingData(Dataset[Any]):
         self.paths: list[Path] = []
         self.ids: list[str] = []
         self.captions: list[tuple[str, ...]] = []
-        self.stored: torch.Tensor | None = None
-        examples = [e for e in captions.examples if e.image is not None]
-        texts = self._read(examples, captions.name, limit, progress)
+        self.stored: list[torch.Tensor] | None = []
+        """(n, L, D) or (n, 3, H, W) of the readable photos, piece by piece: mapped files."""
+        limit = 0.0 if augmentation is not None else limit
+        examples = [(e, e.image) for e in captions.examples if e.image is not None]
+        photos = _Photos([p for _, p in examples], self, folder, network, limit)
+        texts: list[tuple[int, str]] = []
+        for first, (held, reasons) in photos.read(share, progress):
+            own = examples[first : first + CHUNK]
+            kept = [pair for i, pair in enumerate(own) if i not in reasons]
+            self.skipped.extend((own[i][0].id, reason) for i, reason in sorted(reasons.items()))
+            for number, (example, path) in enumerate(kept, start=len(self.ids)):
+                texts.extend((number, caption) for caption in example.captions)
+                self.ids.append(example.id)
+                self.paths.append(path)
+                self.captions.append(example.captions)
+            if kept and held is None:
+                self.stored = None
+            elif held is not None and self.stored is not None:
+                self.stored.append(held)
+        if not texts:
+            raise InputError(
+                f"caption set {captions.name!r}: none of its photos can be read "
+                f"({len(self.skipped)} tried"
+                f"{', e.g. ' + ': '.join(self.skipped[0]) if self.skipped else ''})"
+            )
+        self._ends = np.cumsum([len(held) for held in self.stored or ()])
         rows = captioner.text_rows([t for _, t in texts], max_tokens)
         self.rows: list[tuple[int, TextRow]] = [
             (image, row) for (image, _), row in zip(texts, rows, strict=True)
@@ -104,8 +141,8 @@ class TrainingData(Dataset[Any]):
 
     @property
     def cached_mb(self) -> float:
-        """Memory of the cache; 0 where nothing is cached."""
-        return 0.0 if self.stored is None else self.stored.nbytes / 1e6
+        """Size of the cache; 0 where nothing is cached."""
+        return sum(held.nbytes for held in self.stored or ()) / 1e6
 
     def batch(self, rows: Sequence[int], picks: Sequence[Pick] = ()) -> dict[str, torch.Tensor]:
         """`features` or `pixels`, `input_ids` and `labels` of rows; augmented where `picks` say."""
@@ -118,71 +155,18 @@ class TrainingData(Dataset[Any]):
         """{"features": (n, L, D)} where encoder outputs are cached, else {"pixels": (n, ...)}."""
         if self.stored is None:
             return {"pixels": self._pixels([self.paths[i] for i in numbers], picks)}
-        held = self.stored[torch.tensor(numbers)].to(self.captioner.device, torch.float32)
+        pieces = np.searchsorted(self._ends, numbers, side="right").tolist()
+        held = torch.stack(
+            [self.stored[k][i - self._ends[k]] for i, k in zip(numbers, pieces, strict=True)]
+        ).to(self.captioner.device, torch.float32)
         return {"features" if self.encode else "pixels": held}
-
-    def _read(
-        self,
-        examples: Sequence[CaptionExample],
-        name: str,
-        limit: float,
-        progress: Callable[[str, int, int], None],
-    ) -> list[tuple[int, str]]:
-        """Open every photo once: fill the cache, and note those that cannot be read."""
-        texts: list[tuple[int, str]] = []
-        chunk: list[NDArray[np.float32]] = []
-        self.captioner.model.eval()
-        keep = limit > 0 and self.augmentation is None
-
-        def store() -> None:
-            nonlocal keep
-            if not chunk or not keep:
-                return
-            batch = torch.from_numpy(np.stack(chunk))
-            if self.encode:
-                batch = encoded(self.captioner, batch)
-            if self.stored is None:
-                size = batch[0].nbytes * len(examples)
-                keep = size <= limit * 2
-                if not keep:
-                    return
-                dtype = torch.float32 if size <= limit else torch.float16
-                self.stored = torch.empty((len(examples), *batch.shape[1:]), dtype=dtype)
-            end = len(self.ids)
-            self.stored[end - len(batch) : end] = batch
-
-        paths = [e.image for e in examples if e.image is not None]
-        for done, (example, pixels) in enumerate(
-            zip(examples, self._opened(paths, self.captioner.preprocess), strict=True), start=1
-        ):
-            if isinstance(pixels, UnreadableImage):
-                self.skipped.append((example.id, pixels.reason))
-            else:
-                texts.extend((len(self.ids), caption) for caption in example.captions)
-                self.ids.append(example.id)
-                self.paths.append(paths[done - 1])
-                self.captions.append(example.captions)
-                chunk.append(pixels)
-            if len(chunk) == CHUNK:
-                store()
-                chunk.clear()
-                progress("reading photos", done, len(examples))
-        store()
-        if not texts:
-            raise InputError(
-                f"caption set {name!r}: none of its photos can be read ({len(self.skipped)} tried"
-                f"{', e.g. ' + ': '.join(self.skipped[0]) if self.skipped else ''})"
-            )
-        if self.stored is not None:
-            self.stored = self.stored[: len(self.ids)]
-        return texts
 
     def _pixels(self, paths: Sequence[Path], picks: Sequence[Pick]) -> torch.Tensor:
         change, preprocess = self.augmentation, self.captioner.preprocess
         if change is None or not picks:
-            opened = list(self._opened(paths, preprocess))
+            opened = list(self.opened(paths, preprocess))
         else:
-            pictures = self._opened(paths, lambda image: image)
+            pictures = self.opened(paths, lambda image: image)
             opened = [
                 picture
                 if isinstance(picture, UnreadableImage)
@@ -196,11 +180,126 @@ class TrainingData(Dataset[Any]):
                 raise pixels
         return torch.from_numpy(np.stack(opened)).to(self.captioner.device)  # type: ignore[arg-type]
 
-    def _opened(
-        self, paths: Sequence[Path], prepare: Callable[[Image.Image], Any]
-    ) -> Iterator[Any]:
+    def opened(self, paths: Sequence[Path], prepare: Callable[[Image.Image], Any]) -> Iterator[Any]:
+        """`prepare` of each photo, in order, or why it cannot be read; decoded ahead by threads."""
         size = self.captioner.image_size
         return prepared_images(paths, prepare, at_least=size, workers=self.workers)
+
+
+Piece = tuple[torch.Tensor | None, dict[int, str]]
+"""Of up to CHUNK photos: what is kept of the readable ones, and why which are not (by place)."""
+
+
+class _Photos:
+    """Photos as encoder outputs or pixels, in files that say what they were made from."""
+
+    def __init__(
+        self, paths: Sequence[Path], data: TrainingData, folder: Path, network: str, limit: float
+    ) -> None:
+        self.paths, self.data, self.folder, self.limit = paths, data, folder, limit
+        grey = Image.linear_gradient("L").convert("RGB")
+        seen = hashlib.sha256(data.captioner.preprocess(grey).tobytes()).hexdigest()
+        self.made_by = json.dumps([network, seen, data.encode, limit, len(paths)])
+
+    def read(
+        self, share: tuple[int, int], progress: Callable[[str, int, int], None]
+    ) -> Iterator[tuple[int, Piece]]:
+        """(number of its first photo, piece) in order; pieces that are not there yet are made.
+
+        share: (rank, processes): each makes every so many pieces, then waits for the others'.
+        """
+        self.data.captioner.model.eval()
+        starts = range(0, len(self.paths), CHUNK)
+        files = {first: self._file(first) for first in starts}
+        rank, processes = share
+        own = starts[rank::processes]
+        wanted = [first for first in own if self._load(files[first]) is None]
+        total, began = len(self.paths), time.monotonic()
+        for left, _ in zip(reversed(range(len(wanted))), self._make(wanted, files), strict=True):
+            # The others are about as far.
+            progress("reading photos", max(0, total - left * CHUNK * processes), total)
+        heard = time.monotonic()
+        patience = max(PATIENCE, 4 * (heard - began)) if processes > 1 else 0.0
+        alone = False
+        for first in starts:
+            while (piece := self._load(files[first])) is None:
+                if time.monotonic() - heard >= patience:
+                    list(self._make([first], files))
+                    if (piece := self._load(files[first])) is None:
+                        raise OSError(f"{files[first]}: written, and can't be read back")
+                    alone = True
+                    break
+                time.sleep(0.05)
+            if first not in own and not alone:
+                heard = time.monotonic()
+            yield first, piece
+
+    def _make(self, starts: Sequence[int], files: dict[int, Path]) -> Iterator[int]:
+        """Write the pieces that begin at `starts`; photos of the next are decoded meanwhile."""
+        captioner, paths = self.data.captioner, self.paths
+        wanted = [path for first in starts for path in paths[first : first + CHUNK]]
+        opened = self.data.opened(wanted, captioner.preprocess)
+        for first in starts:
+            pixels: list[NDArray[np.float32]] = []
+            reasons: dict[int, str] = {}
+            for place in range(len(paths[first : first + CHUNK])):
+                found = next(opened)
+                if isinstance(found, UnreadableImage):
+                    reasons[place] = found.reason
+                else:
+                    pixels.append(found)
+            held = None
+            if pixels and self.limit > 0:
+                held = torch.from_numpy(np.stack(pixels))
+                held = encoded(captioner, held) if self.data.encode else held
+                size = held[0].nbytes * len(paths)
+                if size > self.limit * 2:
+                    held, self.limit = None, 0.0
+                elif size > self.limit:
+                    held = held.half()
+            write_atomically(files[first], _packed(held, reasons))
+            yield first
+
+    def _file(self, first: int) -> Path:
+        """Where a piece lies: named by what it is made from."""
+        name = hashlib.sha256(self.made_by.encode())
+        for path in self.paths[first : first + CHUNK]:
+            try:
+                stat = path.stat()
+                name.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            except OSError:
+                name.update(f"{path} is gone\n".encode())
+        return self.folder / f"{name.hexdigest()}.safetensors"
+
+    def _load(self, file: Path) -> Piece | None:
+        """A piece whose file is whole, else None."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                about = opened.metadata() or {}
+                names = opened.keys()
+                held = opened.get_tensor("held") if "held" in names else None
+            file.touch()  # in use: what shares the folder may remove the rest
+        except (SafetensorError, OSError):
+            return None
+        reasons = about.get("reasons", "")
+        if about.get("digest") != _digest(held, reasons):
+            return None
+        return held, {int(place): reason for place, reason in json.loads(reasons).items()}
+
+
+def _packed(held: torch.Tensor | None, reasons: dict[int, str]) -> bytes:
+    text = json.dumps(reasons)
+    tensors = {} if held is None else {"held": held.contiguous()}
+    packed: bytes = save(tensors, {"reasons": text, "digest": _digest(held, text)})
+    return packed
+
+
+def _digest(held: torch.Tensor | None, reasons: str) -> str:
+    """safetensors does not notice a number that changed."""
+    digest = hashlib.sha256(reasons.encode())
+    if held is not None:
+        digest.update(held.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class UpdateOrder:

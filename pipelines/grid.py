@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -52,15 +53,23 @@ def train_grid(run: Run, file: str | Path) -> Path:
         InputError: a setting that does not exist or is not swept by a list, one outside train and
             captioner, or what training raises.
     """
+    from caption.train import PHOTOS
+
     cells = read_grid(file)
     root = run.folder / FOLDER
+    photos = root / PHOTOS
     rows: list[dict[str, Any]] = []
     spaces: list[Workspace] = []
     for number, cell in enumerate(cells, start=1):
         said = ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in cell)
         run.say(f"cell {number} of {len(cells)}: {said}")
         workspace = Workspace.open(cell_name(cell), root)
-        train_captioner(replace(run, workspace=workspace, config=with_cell(run, cell)))
+        began = time.time()
+        own = replace(run, workspace=workspace, config=with_cell(run, cell))
+        train_captioner(own, photos=photos)
+        for file in photos.glob("*"):  # the next cells share what this one read, if anything
+            if file.stat().st_mtime < began:
+                file.unlink()
         manifest = workspace.manifest(STAGE)
         assert manifest is not None
         record = manifest["record"]
@@ -74,6 +83,7 @@ def train_grid(run: Run, file: str | Path) -> Path:
         )
         spaces.append(workspace)
         write_table(root / RESULTS, pl.DataFrame(rows))
+    shutil.rmtree(photos, ignore_errors=True)
     best = best_row(rows, run.config.train.keep)
     marked = [{**row, "best": i == best} for i, row in enumerate(rows)]
     write_table(root / RESULTS, pl.DataFrame(marked))

@@ -50,6 +50,7 @@ def reinforce_captioner(run: Run) -> Path:
     """
     from caption.captioners import load_captioner
     from caption.reinforce import reinforce
+    from caption.train import PHOTOS
 
     trained = run.workspace.manifest(TRAIN)
     if trained is None:
@@ -86,6 +87,8 @@ def reinforce_captioner(run: Run) -> Path:
             f"photos, {config.samples} captions each, reward {paid}"
         )
 
+        photos = stage.path(PHOTOS)  # read once for both
+
         def go_on(folder: Path, config: ReinforceConfig) -> ReinforceResult:
             with run.progress() as progress:
                 return reinforce(
@@ -96,6 +99,7 @@ def reinforce_captioner(run: Run) -> Path:
                     config,
                     articles=catalog.articles,
                     clip=watching,
+                    photos=photos,
                     progress=progress,
                 )
 
@@ -105,6 +109,7 @@ def reinforce_captioner(run: Run) -> Path:
             go_on(control, replace(config, policy_weight=0.0, mle_weight=1.0))
             write_json(control / FINISHED, {"key": stage.key, "files": _digests(control)})
         result = go_on(stage.folder, config)
+        shutil.rmtree(photos)
         if result.resumed_from:
             run.say(f"went on from step {result.resumed_from} of an interrupted run")
         loading = trained["record"].get("loading", {})

@@ -27,8 +27,10 @@ LOADING = ("dtype", "quantize", "prompt")
 """Settings that say how the checkpoint's weights are loaded."""
 
 
-def train_captioner(run: Run) -> Path:
+def train_captioner(run: Run, *, photos: Path | None = None) -> Path:
     """Fine-tune the configured checkpoint on the run's described articles.
+
+    photos: a folder where several trainings share what they read of the photos; the caller's.
 
     Returns:
         folder of the adapter (`adapter/`) or of the whole model (`model/`); beside it
@@ -53,7 +55,7 @@ def train_captioner(run: Run) -> Path:
         STAGE, config=settings, inputs=inputs, seed=run.config.seed, say=run.say
     ) as stage:
         if not stage.reused:
-            _train(run, stage, base, config)
+            _train(run, stage, base, config, photos)
         return stage.path(stage.record["saved"])
 
 
@@ -92,6 +94,7 @@ def follow() -> None:
             parts.by_split("validation"),
             Path(job["out"]),
             TypeAdapter(TrainConfig).validate_python(job["train"]),
+            photos=None if job["photos"] is None else Path(job["photos"]),
         )
 
 
@@ -164,7 +167,7 @@ def pretrained(run: Run) -> Captioner:
     return load_captioner(base_checkpoint(run), **_loading(run.config.captioner))
 
 
-def _train(run: Run, stage: Stage, base: str, config: TrainConfig) -> None:
+def _train(run: Run, stage: Stage, base: str, config: TrainConfig, photos: Path | None) -> None:
     from caption.captioners import load_captioner
     from caption.train import train
 
@@ -184,6 +187,7 @@ def _train(run: Run, stage: Stage, base: str, config: TrainConfig) -> None:
             "captions": str(stage.path("captions.json")),
             "out": str(stage.folder),
             "train": asdict(config),
+            "photos": None if photos is None else str(photos),
         }
     )
     captioner = load_captioner(base, **loading)
@@ -196,6 +200,7 @@ def _train(run: Run, stage: Stage, base: str, config: TrainConfig) -> None:
             config,
             progress,
             run.say,
+            photos=photos,
         )
     if result.resumed_from:
         run.say(f"went on from step {result.resumed_from} of an interrupted run")

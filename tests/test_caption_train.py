@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from caption import InputError
+from caption import InputError, training_data
 from caption.adapt import AdaptConfig
 from caption.captioners import Captioner, TextBatch, load_captioner
 from caption.images import open_image
@@ -26,7 +29,7 @@ from caption.records import CaptionExample, CaptionSet
 from caption.schedules import Schedule, learning_rate
 from caption.sharding import shard
 from caption.train import TrainConfig, split_words, train
-from caption.training_data import Augmentation, UpdateOrder
+from caption.training_data import Augmentation, TrainingData, UpdateOrder
 from tests.tiny_blip import draw_photos, make_blip
 
 
@@ -419,6 +422,98 @@ def test_unreadable_photos_are_left_out_and_reported(
     assert [id for id, _ in result.skipped] == ["broken"]
     with pytest.raises(InputError, match="none of its photos"):
         train(captioner, CaptionSet("y", (broken,)), captions, tmp_path / "out", QUICK)
+
+
+class Seen:
+    """How many photos each captioner's encoder was shown."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.photos: Counter[int] = Counter()
+        encode = training_data.encoded
+
+        def counted(captioner: Captioner, pixels: torch.Tensor) -> torch.Tensor:
+            self.photos[id(captioner)] += len(pixels)
+            return encode(captioner, pixels)
+
+        monkeypatch.setattr(training_data, "encoded", counted)
+        monkeypatch.setattr(training_data, "CHUNK", 3)
+
+
+def reading(
+    captioner: Captioner, captions: CaptionSet, folder: Path, **changes: Any
+) -> TrainingData:
+    settings: dict[str, Any] = {
+        "folder": folder, "network": captioner.fingerprint(), "encode": True, "limit": 1e9,
+        "max_tokens": 20, "workers": 1, "seed": 0, "augmentation": None,
+        "progress": lambda *_: None, **changes,
+    }  # fmt: skip
+    return TrainingData(captioner, captions, **settings)
+
+
+def test_processes_read_a_part_of_the_photos_each(
+    folder: Path, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """... and hold the same as one that reads them all; one whose peer is silent goes on alone."""
+    seen = Seen(monkeypatch)
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    broken = CaptionExample("broken", tmp_path / "broken.jpg", ("a shirt",))
+    captions = CaptionSet("x", (*captions.examples[:4], broken, *captions.examples[4:]))
+    two = [load_captioner(folder, device="cpu") for _ in range(3)]
+    alone = reading(two[2], captions, tmp_path / "alone")
+    with ThreadPoolExecutor(2) as pool:
+        shared = list(
+            pool.map(
+                lambda rank: reading(two[rank], captions, tmp_path / "two", share=(rank, 2)), (0, 1)
+            )
+        )
+    assert [seen.photos[id(c)] for c in two] == [6, 2, 8]
+    for data in shared:
+        assert data.ids == alone.ids
+        assert data.skipped == alone.skipped == [("broken", data.skipped[0][1])]
+        rows = range(len(data))
+        for name, values in data.batch(rows).items():
+            assert torch.equal(values, alone.batch(rows)[name])
+    monkeypatch.setattr(training_data, "PATIENCE", 0.3)
+    deserted = reading(two[0], captions, tmp_path / "deserted", share=(0, 2))
+    assert seen.photos[id(two[0])] == 6 + 8
+    assert torch.equal(deserted.batch([7])["features"], alone.batch([7])["features"])
+
+
+def test_photos_read_before_a_kill_are_not_read_again(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen(monkeypatch)
+
+    def stop(what: str, done: int, total: int) -> None:
+        assert (what, total) == ("reading photos", 8)
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reading(captioner, captions, tmp_path / "photos", progress=stop)
+    assert seen.photos.total() == 6
+    whole = reading(captioner, captions, tmp_path / "photos")
+    assert seen.photos.total() == 8
+    before = whole.batch(range(8))["features"]
+    damaged = sorted((tmp_path / "photos").iterdir())[0]
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    again = reading(captioner, captions, tmp_path / "photos")
+    assert 8 < seen.photos.total() <= 11, "the damaged piece alone is made again"
+    assert torch.equal(again.batch(range(8))["features"], before)
+    changed = captions.examples[0].image
+    assert changed is not None
+    os.utime(changed, (1, 1))
+    reading(captioner, captions, tmp_path / "photos")
+    assert 8 + 2 + 2 <= seen.photos.total() <= 8 + 3 + 3, "and one of another photo"
+    half = reading(captioner, captions, tmp_path / "photos", limit=before.nbytes * 0.75)
+    assert half.cached_mb == before.nbytes / 2e6
+    np.testing.assert_allclose(half.batch(range(8))["features"], before, atol=2e-3)
+    count = seen.photos.total()
+    none = reading(captioner, captions, tmp_path / "photos", limit=before.nbytes * 0.25)
+    assert none.stored is None
+    assert seen.photos.total() == count + 3, "what will not fit is not encoded to the end"
 
 
 def test_new_words_are_learned_and_saved(

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from caption import training_data
 from caption.adapt import AdaptConfig
 from caption.flickr import read_flickr
 from caption.records import CaptionExample, CaptionSet
@@ -284,15 +285,23 @@ def test_two_processes_learn_along_the_curve_of_one(
 
 
 def test_a_grid_trains_every_cell_and_keeps_the_best(
-    drawn: Path, small: Config, tmp_path: Path
+    drawn: Path, small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "train.learning_rate: [1.0e-2, 1.0e-5]\ntrain.adapt: {method: [decoder, ia3]}\n"
     )
     said: list[str] = []
+    encode, encoded = training_data.encoded, []
+    monkeypatch.setattr(
+        training_data, "encoded", lambda c, pixels: encoded.append(len(pixels)) or encode(c, pixels)
+    )
     with opened(drawn, small, tmp_path, said.append) as run:
         saved = train_grid(run, grid)
+        assert sum(encoded) == PARTS.count("train") + PARTS.count("validation"), (
+            "four cells read the photos once"
+        )
+        assert not (run.folder / "grid" / "photos").exists()
         table = pl.read_csv(tmp_path / "drawn" / "grid" / "results.csv")
         assert table["train.learning_rate"].to_list() == [0.01, 0.01, 1e-5, 1e-5]
         assert table["train.adapt.method"].to_list() == ["decoder", "ia3"] * 2
