@@ -298,6 +298,7 @@ def _digest(held: torch.Tensor | None, reasons: str) -> str:
     """safetensors does not notice a number that changed."""
     digest = hashlib.sha256(reasons.encode())
     if held is not None:
+        digest.update(f"{held.dtype} {tuple(held.shape)}".encode())
         digest.update(held.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
