@@ -4,6 +4,7 @@ Everything random here is drawn from (seed, update, place in the update), never 
 that moves: a run that goes on after a kill, or on more processes, sees the same photos.
 """
 
+import errno
 import hashlib
 import json
 import time
@@ -196,10 +197,15 @@ class _Photos:
     def __init__(
         self, paths: Sequence[Path], data: TrainingData, folder: Path, network: str, limit: float
     ) -> None:
-        self.paths, self.data, self.folder, self.limit = paths, data, folder, limit
+        self.paths, self.data, self.limit = paths, data, limit
+        self.unwritten: dict[int, Piece] = {}
         grey = Image.linear_gradient("L").convert("RGB")
         seen = hashlib.sha256(data.captioner.preprocess(grey).tobytes()).hexdigest()
-        self.made_by = json.dumps([network, seen, data.encode, limit, len(paths)])
+        made_by = json.dumps([network, seen, data.encode, limit, len(paths)])
+        starts = range(0, len(paths), CHUNK)
+        self.files = {
+            first: folder / _name(made_by, paths[first : first + CHUNK]) for first in starts
+        }
 
     def read(
         self, share: tuple[int, int], progress: Callable[[str, int, int], None]
@@ -209,32 +215,28 @@ class _Photos:
         share: (rank, processes): each makes every so many pieces, then waits for the others'.
         """
         self.data.captioner.model.eval()
-        starts = range(0, len(self.paths), CHUNK)
-        files = {first: self._file(first) for first in starts}
+        starts = list(self.files)
         rank, processes = share
         own = starts[rank::processes]
-        wanted = [first for first in own if self._load(files[first]) is None]
+        wanted = [first for first in own if self._load(first) is None]
         total, began = len(self.paths), time.monotonic()
-        for left, _ in zip(reversed(range(len(wanted))), self._make(wanted, files), strict=True):
-            # The others are about as far.
-            progress("reading photos", max(0, total - left * CHUNK * processes), total)
+        for made, _ in enumerate(self._make(wanted), start=1):
+            left = (len(wanted) - made) * CHUNK * processes  # the others are about as far
+            progress("reading photos", max(0, total - left), total)
         heard = time.monotonic()
         patience = max(PATIENCE, 4 * (heard - began)) if processes > 1 else 0.0
         alone = False
         for first in starts:
-            while (piece := self._load(files[first])) is None:
+            while (piece := self._load(first)) is None:
                 if time.monotonic() - heard >= patience:
-                    list(self._make([first], files))
-                    if (piece := self._load(files[first])) is None:
-                        raise OSError(f"{files[first]}: written, and can't be read back")
-                    alone = True
+                    alone, piece = True, next(self._make([first]))
                     break
                 time.sleep(0.05)
             if first not in own and not alone:
                 heard = time.monotonic()
             yield first, piece
 
-    def _make(self, starts: Sequence[int], files: dict[int, Path]) -> Iterator[int]:
+    def _make(self, starts: Sequence[int]) -> Iterator[Piece]:
         """Write the pieces that begin at `starts`; photos of the next are decoded meanwhile."""
         captioner, paths = self.data.captioner, self.paths
         wanted = [path for first in starts for path in paths[first : first + CHUNK]]
@@ -257,22 +259,19 @@ class _Photos:
                     held, self.limit = None, 0.0
                 elif size > self.limit:
                     held = held.half()
-            write_atomically(files[first], _packed(held, reasons))
-            yield first
-
-    def _file(self, first: int) -> Path:
-        """Where a piece lies: named by what it is made from."""
-        name = hashlib.sha256(self.made_by.encode())
-        for path in self.paths[first : first + CHUNK]:
             try:
-                stat = path.stat()
-                name.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-            except OSError:
-                name.update(f"{path} is gone\n".encode())
-        return self.folder / f"{name.hexdigest()}.safetensors"
+                write_atomically(self.files[first], _packed(held, reasons))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self.unwritten[first] = held, reasons  # memory has to do
+            yield held, reasons
 
-    def _load(self, file: Path) -> Piece | None:
-        """A piece whose file is whole, else None."""
+    def _load(self, first: int) -> Piece | None:
+        """A piece whose file is whole (or that found no room on the disk), else None."""
+        if first in self.unwritten:
+            return self.unwritten[first]
+        file = self.files[first]
         try:
             with safe_open(file, framework="pt") as opened:
                 about = opened.metadata() or {}
@@ -285,6 +284,18 @@ class _Photos:
         if about.get("digest") != _digest(held, reasons):
             return None
         return held, {int(place): reason for place, reason in json.loads(reasons).items()}
+
+
+def _name(made_by: str, paths: Sequence[Path]) -> str:
+    """Of a piece, by what it is made from."""
+    name = hashlib.sha256(made_by.encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+            name.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        except OSError:
+            name.update(f"{path} is gone\n".encode())
+    return f"{name.hexdigest()}.safetensors"
 
 
 def _packed(held: torch.Tensor | None, reasons: dict[int, str]) -> bytes:

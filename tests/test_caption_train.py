@@ -1,6 +1,7 @@
 """Fine-tuning: exact overfitting, cached encoder outputs, resume after a kill, diverging losses."""
 
 import csv
+import errno
 import itertools
 import math
 import os
@@ -514,6 +515,26 @@ def test_photos_read_before_a_kill_are_not_read_again(
     none = reading(captioner, captions, tmp_path / "photos", limit=before.nbytes * 0.25)
     assert none.stored is None
     assert seen.photos.total() == count + 3, "what will not fit is not encoded to the end"
+
+
+def test_a_full_disk_costs_memory_and_not_the_training(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen(monkeypatch)
+    whole = reading(captioner, captions, tmp_path / "photos")
+    write, written = training_data.write_atomically, []
+
+    def full(path: Path, content: bytes) -> None:
+        if len(written) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(training_data, "write_atomically", full)
+    short = reading(captioner, captions, tmp_path / "short")
+    assert len(list((tmp_path / "short").iterdir())) == 1
+    assert seen.photos.total() == 16
+    assert torch.equal(short.batch(range(8))["features"], whole.batch(range(8))["features"])
 
 
 def test_new_words_are_learned_and_saved(
