@@ -185,7 +185,7 @@ def reinforce(
     write_history(out / "history.csv", run.history)
     run.path.unlink(missing_ok=True)
     if photos is None:
-        shutil.rmtree(out / PHOTOS)
+        shutil.rmtree(out / PHOTOS, ignore_errors=True)
     return ReinforceResult(
         saved=out / "model",
         history=tuple(run.history),

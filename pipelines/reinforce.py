@@ -109,7 +109,7 @@ def reinforce_captioner(run: Run) -> Path:
             go_on(control, replace(config, policy_weight=0.0, mle_weight=1.0))
             write_json(control / FINISHED, {"key": stage.key, "files": _digests(control)})
         result = go_on(stage.folder, config)
-        shutil.rmtree(photos)
+        shutil.rmtree(photos, ignore_errors=True)
         if result.resumed_from:
             run.say(f"went on from step {result.resumed_from} of an interrupted run")
         loading = trained["record"].get("loading", {})
