@@ -365,6 +365,12 @@ def _reported(split: Split, config: RecommendConfig, run: Run) -> Split:
     split = measured_part(split, config)
     for line in split.report.lines():
         run.say(line)
+    told = split.report
+    if not (told.repeated_pairs or config.exclude_seen) and told.test_pairs > told.cold_user_pairs:
+        run.say(
+            "note: nobody takes again in the test part what they took before, and the lists may "
+            "hold it: --exclude-seen leaves the places to other items"
+        )
     for name in with_parts(config):
         needs = getattr(RECOMMENDERS.get(name), "memory_bytes", None)
         if needs is None:

@@ -274,6 +274,13 @@ def test_movielens(shared: Path, tmp_path: Path) -> None:
         for row in ("itemknn", "mostpop", "random")
     ]
     assert values == sorted(values, reverse=True)
+    kept = fcr(
+        "recommend", "--interactions", shared / "recsys/ml-100k/ml-100k.inter", "--time=timestamp",
+        "--model=random", "--set=recommend.bootstrap=10", "--out", tmp_path / "kept",
+    )  # fmt: skip
+    note = "nobody takes again in the test part what they took before"
+    assert note in " ".join(kept.output.split())
+    assert note not in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(
