@@ -67,9 +67,10 @@ def train_grid(run: Run, file: str | Path) -> Path:
         began = time.time()
         own = replace(run, workspace=workspace, config=with_cell(run, cell))
         train_captioner(own, photos=photos)
-        for file in photos.glob("*"):  # the next cells share what this one read, if anything
-            if file.stat().st_mtime < began:
-                file.unlink()
+        old = [piece for piece in photos.glob("*") if piece.stat().st_mtime < began]
+        if len(old) < len(list(photos.glob("*"))):  # this cell read: what it left serves no other
+            for piece in old:
+                piece.unlink()
         manifest = workspace.manifest(STAGE)
         assert manifest is not None
         record = manifest["record"]
