@@ -201,11 +201,8 @@ class _Photos:
         self.unwritten: dict[int, Piece] = {}
         grey = Image.linear_gradient("L").convert("RGB")
         seen = hashlib.sha256(data.captioner.preprocess(grey).tobytes()).hexdigest()
-        made_by = json.dumps([network, seen, data.encode, limit, len(paths)])
-        starts = range(0, len(paths), CHUNK)
-        self.files = {
-            first: folder / _name(made_by, paths[first : first + CHUNK]) for first in starts
-        }
+        self.made_by = json.dumps([network, seen, data.encode, limit, len(paths)])
+        self.files = {n: folder / self._name(n) for n in range(0, len(paths), CHUNK)}
 
     def read(
         self, share: tuple[int, int], progress: Callable[[str, int, int], None]
@@ -260,15 +257,29 @@ class _Photos:
                 elif size > self.limit:
                     held = held.half()
             try:
-                write_atomically(self.files[first], _packed(held, reasons))
+                if self._name(first) == self.files[first].name:
+                    write_atomically(self.files[first], _packed(held, reasons))
+                else:  # a photo went or changed while it was read: nobody else is to have this
+                    self.unwritten[first] = held, reasons
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 self.unwritten[first] = held, reasons  # memory has to do
             yield held, reasons
 
+    def _name(self, first: int) -> str:
+        """Of a piece's file, by what it is made from."""
+        name = hashlib.sha256(self.made_by.encode())
+        for path in self.paths[first : first + CHUNK]:
+            try:
+                stat = path.stat()
+                name.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            except OSError:
+                name.update(f"{path} is gone\n".encode())
+        return f"{name.hexdigest()}.safetensors"
+
     def _load(self, first: int) -> Piece | None:
-        """A piece whose file is whole (or that found no room on the disk), else None."""
+        """A piece whose file is whole, or that could not be written; else None."""
         if first in self.unwritten:
             return self.unwritten[first]
         file = self.files[first]
@@ -284,18 +295,6 @@ class _Photos:
         if about.get("digest") != _digest(held, reasons):
             return None
         return held, {int(place): reason for place, reason in json.loads(reasons).items()}
-
-
-def _name(made_by: str, paths: Sequence[Path]) -> str:
-    """Of a piece, by what it is made from."""
-    name = hashlib.sha256(made_by.encode())
-    for path in paths:
-        try:
-            stat = path.stat()
-            name.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        except OSError:
-            name.update(f"{path} is gone\n".encode())
-    return f"{name.hexdigest()}.safetensors"
 
 
 def _packed(held: torch.Tensor | None, reasons: dict[int, str]) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import Catalog, fingerprints
+from pipelines.catalog import Catalog, fingerprints, photos_stay
 from pipelines.interrupts import patiently
 from pipelines.neighbours import NEIGHBOURS, RETRIEVAL, identity, retriever, write
 from pipelines.reinforce import REINFORCED, reinforced
@@ -79,6 +79,7 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
         inputs=inputs,
         seed=run.config.seed,
         say=run.say,
+        still=partial(photos_stay, run.data, inputs),
     ) as stage:
         if stage.reused:
             return stage.path("captions.parquet")
@@ -110,12 +111,14 @@ def _from_neighbours(run: Run, label: str) -> Path:
     parts = known_parts(run, catalog)
     if label == RETRIEVAL:
         retriever(run, parts)
+    inputs = fingerprints(run.data, purchases=False)
     with run.workspace.stage(
         STAGE,
         config={**identity(run, label, parts), "captioner": label},
-        inputs=fingerprints(run.data, purchases=False),
+        inputs=inputs,
         seed=run.config.seed,
         say=run.say,
+        still=partial(photos_stay, run.data, inputs),
     ) as stage:
         captions, skipped = stage.path("captions.parquet"), stage.path("skipped.parquet")
         if stage.reused:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,6 +167,11 @@ def fingerprints(folder: Path, *, purchases: bool = True) -> dict[str, str]:
     found = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
     found["images"] = folder_fingerprint(stores.images(folder), "*/*.jpg")
     return found
+
+
+def photos_stay(folder: Path, inputs: Mapping[str, str]) -> bool:
+    """Whether the photos are still those whose fingerprint stands in `inputs`."""
+    return folder_fingerprint(stores.images(folder), "*/*.jpg") in inputs.values()
 
 
 def _articles(path: Path) -> tuple[pl.DataFrame, list[Finding]]:

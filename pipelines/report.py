@@ -11,10 +11,11 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.catalog import fingerprints, read_catalog
+from pipelines.catalog import fingerprints, photos_stay, read_catalog
 from pipelines.conclusions import CAVEAT, conclusions, opening
 from pipelines.page import Page, clip
 from pipelines.report_captions import audit, captions, gallery, training
@@ -55,6 +56,7 @@ def report(run: Run) -> Path:
         inputs=inputs,
         seed=run.config.seed,
         say=run.say,
+        still=partial(photos_stay, run.data, inputs),
     ) as stage:
         path = stage.path("report.html")
         if stage.reused:

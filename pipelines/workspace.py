@@ -180,6 +180,7 @@ class Workspace:
         inputs: Mapping[str, str],
         seed: int,
         say: Callable[[str], None],
+        still: Callable[[], bool] | None = None,
     ) -> Iterator[Stage]:
         """Compute a stage, or find it unchanged.
 
@@ -189,6 +190,8 @@ class Workspace:
             inputs: name -> content hash of everything the stage reads.
             seed: the seed it runs with.
             say: receives one line when the stage is reused.
+            still: asked at the end whether what was read is still what `inputs` say; a stage that
+                met something else is finished, and is made anew when it is asked for again.
 
         Yields:
             A Stage; when `reused` is True its files are whole and there is nothing to do.
@@ -210,6 +213,12 @@ class Workspace:
         started = time.monotonic()
         with measured() as energy, peak_memory() as peak:
             yield stage
+        if still is not None and not still():
+            say(
+                f"note: photos went or changed while {name} was at work; it holds what it met, and "
+                "the same command makes it anew"
+            )
+            key = content_key({"key": key, "changed while at work": time.time_ns()})
         files = {
             str(path.relative_to(folder)): file_sha256(path)
             for path in sorted(folder.rglob("*"))

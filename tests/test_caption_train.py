@@ -5,6 +5,7 @@ import errno
 import itertools
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -515,6 +516,33 @@ def test_photos_read_before_a_kill_are_not_read_again(
     none = reading(captioner, captions, tmp_path / "photos", limit=before.nbytes * 0.25)
     assert none.stored is None
     assert seen.photos.total() == count + 3, "what will not fit is not encoded to the end"
+
+
+def test_a_photo_that_goes_while_it_is_read_is_not_remembered_as_unreadable(
+    captioner: Captioner, captions: CaptionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Seen(monkeypatch)
+    moved = tuple(
+        replace(e, image=Path(shutil.copy2(e.image, tmp_path)))
+        for e in captions.examples
+        if e.image
+    )
+    captions = CaptionSet("moved", moved)
+    victim = moved[4].image
+    assert victim is not None
+    usual = training_data.prepared_images
+
+    def vanishing(*arguments: Any, **options: Any) -> Any:
+        victim.rename(tmp_path / "away")
+        return usual(*arguments, **options)
+
+    monkeypatch.setattr(training_data, "prepared_images", vanishing)
+    without = reading(captioner, captions, tmp_path / "photos")
+    assert [id for id, _ in without.skipped] == [moved[4].id]
+    assert without.batch(range(7))["features"].shape[0] == 7
+    monkeypatch.setattr(training_data, "prepared_images", usual)
+    (tmp_path / "away").rename(victim)
+    assert reading(captioner, captions, tmp_path / "photos").skipped == []
 
 
 def test_a_full_disk_costs_memory_and_not_the_training(

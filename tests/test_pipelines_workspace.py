@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipelines import InputError
+from pipelines.catalog import fingerprints, photos_stay
 from pipelines.run import open_run
 from pipelines.workspace import Workspace, atomic_file, file_sha256
 
@@ -37,6 +39,39 @@ def test_a_stage_is_reused_until_its_configuration_or_files_change(tmp_path: Pat
     assert manifest["files"] == {"out.txt": file_sha256(tmp_path / "r/s/out.txt")}
     assert manifest["config"] == {"x": 2}
     assert manifest["peak_memory_mb"] > 1
+
+
+def test_a_stage_whose_photos_changed_meanwhile_is_made_anew(tmp_path: Path) -> None:
+    """... and one of the same photos is not taken for what it would have been with them all."""
+    images = tmp_path / "images" / "010"
+    images.mkdir(parents=True)
+    photo = images / "0101.jpg"
+    photo.write_bytes(b"x")
+    when = photo.stat()
+    inputs = fingerprints(tmp_path, purchases=False)
+    workspace = Workspace.open("r", tmp_path)
+    keys: list[str] = []
+    reused: list[bool] = []
+    said: list[str] = []
+    for vanish in (True, False, False):
+        with workspace.stage(
+            "s", config={}, inputs=inputs, seed=0, say=said.append,
+            still=partial(photos_stay, tmp_path, inputs),
+        ) as stage:  # fmt: skip
+            reused.append(stage.reused)
+            if vanish:
+                photo.unlink()
+        photo.write_bytes(b"x")
+        os.utime(photo, ns=(when.st_atime_ns, when.st_mtime_ns))
+        manifest = workspace.manifest("s")
+        assert manifest is not None
+        keys.append(manifest["key"])
+    assert reused == [False, False, True]
+    assert keys[0] != keys[1] == keys[2]
+    assert [line.partition(" while ")[0] for line in said] == [
+        "note: photos went or changed",
+        f"s: nothing changed, reused ({tmp_path / 'r/s'})",
+    ]
 
 
 def test_half_files_of_a_killed_process_are_swept(tmp_path: Path) -> None:
