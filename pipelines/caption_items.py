@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import Catalog, fingerprints, photos_stay
+from pipelines.catalog import Catalog, fingerprints
 from pipelines.interrupts import patiently
 from pipelines.neighbours import NEIGHBOURS, RETRIEVAL, identity, retriever, write
 from pipelines.reinforce import REINFORCED, reinforced
@@ -73,14 +73,7 @@ def caption_items(run: Run, *, captioner: str | None = None) -> Path:
         identity = checkpoint_hash(_checkpoint(run, label))
     settings = run.config.generate
     inputs = {**fingerprints(run.data, purchases=False), "captioner": identity}
-    with run.workspace.stage(
-        STAGE,
-        config={**asdict(settings), "captioner": label},
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(STAGE, config={**asdict(settings), "captioner": label}, inputs=inputs) as stage:
         if stage.reused:
             return stage.path("captions.parquet")
         catalog = run.catalog(purchases=False)
@@ -112,13 +105,8 @@ def _from_neighbours(run: Run, label: str) -> Path:
     if label == RETRIEVAL:
         retriever(run, parts)
     inputs = fingerprints(run.data, purchases=False)
-    with run.workspace.stage(
-        STAGE,
-        config={**identity(run, label, parts), "captioner": label},
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
+    with run.stage(
+        STAGE, config={**identity(run, label, parts), "captioner": label}, inputs=inputs
     ) as stage:
         captions, skipped = stage.path("captions.parquet"), stage.path("skipped.parquet")
         if stage.reused:

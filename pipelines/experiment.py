@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from pipelines.augment import (
     seeded,
 )
 from pipelines.caption_items import STAGE as CAPTIONS
-from pipelines.catalog import Catalog, fingerprints, interactions_of, photos_stay
+from pipelines.catalog import Catalog, fingerprints, interactions_of
 from pipelines.cells import Bench, Ranks, Store
 from pipelines.config import ExperimentConfig, RecommendConfig
 from pipelines.ranking import NO_TEXT
@@ -380,14 +380,7 @@ def experiment(
         for line in trial.plan():
             run.say(line)
         return None
-    with run.workspace.stage(
-        stage_name,
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(stage_name, config=settings, inputs=inputs) as stage:
         if not stage.reused:
             trial, catalog, checks = _prepare(run, config, captions)
             stamp = leaks.refuse(checks, allow=allow_leaks)

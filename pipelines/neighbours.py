@@ -7,14 +7,13 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.catalog import Catalog, fingerprints, photos_stay
+from pipelines.catalog import Catalog, fingerprints
 from pipelines.rows import embed
 from pipelines.run import Run, checkpoint, checkpoint_hash
 
@@ -108,14 +107,7 @@ def retriever(run: Run, parts: CaptionSet) -> Retriever:
 
     about = identity(run, RETRIEVAL, parts)
     inputs = fingerprints(run.data, purchases=False)
-    with run.workspace.stage(
-        STAGE,
-        config=about,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(STAGE, config=about, inputs=inputs) as stage:
         if stage.reused:
             return Retriever.load(stage.path("model"))
         started = time.process_time()

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import fingerprints, photos_stay, read_purchases
+from pipelines.catalog import fingerprints, read_purchases
 from pipelines.config import EVERY_ROW, ROWS, Config, RecommendConfig
 from pipelines.ranking import NO_TEXT, Row, benchmark, check_metrics, measured_part, print_table
 from pipelines.rows import (
@@ -106,14 +105,7 @@ def recommend(
     for family in sorted({f for name in encoders for f in families(name, run.config.encoders)}):
         inputs[f"encoder {family}"] = checkpoint_hash(checkpoint(names[family], family))
     settings = {"recommend": plain_settings(config), "encoders": names}
-    with run.workspace.stage(
-        "recommend",
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage("recommend", config=settings, inputs=inputs) as stage:
         result = stage.path("metrics.csv")
         if not stage.reused:
             catalog = run.catalog(purchases=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from pipelines import InputError
-from pipelines.catalog import fingerprints, photos_stay
+from pipelines.catalog import fingerprints
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import STAGE as TRAIN
 from pipelines.train_captioner import fine_tuned, known_parts
@@ -71,14 +70,7 @@ def reinforce_captioner(run: Run) -> Path:
         "captioner": trained["key"],
         "clip": checkpoint_hash(clip),
     }
-    with run.workspace.stage(
-        STAGE,
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(STAGE, config=settings, inputs=inputs) as stage:
         if stage.reused:
             for line in stage.record["lines"]:
                 run.say(line)

@@ -11,11 +11,10 @@ import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.catalog import fingerprints, photos_stay, read_catalog
+from pipelines.catalog import fingerprints, read_catalog
 from pipelines.conclusions import CAVEAT, conclusions, opening
 from pipelines.page import Page, clip
 from pipelines.report_captions import audit, captions, gallery, training
@@ -50,13 +49,8 @@ def report(run: Run) -> Path:
         **{f"data {k}": v for k, v in fingerprints(run.data, purchases=purchases).items()},
         **template_hashes(),
     }
-    with run.workspace.stage(
-        STAGE,
-        config={**asdict(run.config.report), "run": run.folder.name},
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
+    with run.stage(
+        STAGE, config={**asdict(run.config.report), "run": run.folder.name}, inputs=inputs
     ) as stage:
         path = stage.path("report.html")
         if stage.reused:

@@ -10,15 +10,16 @@ with open_run(run="mine", data="hm-folder", config="hm-small") as run:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines import InputError, stores
-from pipelines.catalog import Catalog, read_catalog
+from pipelines.catalog import Catalog, photos_stay, read_catalog
 from pipelines.config import Config, load_config
-from pipelines.workspace import Workspace, packaged, read_json, write_json
+from pipelines.workspace import Stage, Workspace, packaged, read_json, write_json
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -63,6 +64,19 @@ class Run:
                 self._said.add(note)
                 self.say(note)
         return catalog
+
+    def stage(
+        self, name: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> contextlib.AbstractContextManager[Stage]:
+        """`Workspace.stage` of a stage that reads photos: their fingerprint stands in `inputs`."""
+        return self.workspace.stage(
+            name,
+            config=config,
+            inputs=inputs,
+            seed=self.config.seed,
+            say=self.say,
+            still=partial(photos_stay, self.data, inputs),
+        )
 
     def progress(self) -> contextlib.AbstractContextManager[Progress]:
         """`live_progress()`."""

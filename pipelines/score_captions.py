@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import polars as pl
 from pipelines import InputError
 from pipelines.caption_items import STAGE as CAPTIONS
 from pipelines.caption_items import load
-from pipelines.catalog import Catalog, fingerprints, photos_stay
+from pipelines.catalog import Catalog, fingerprints
 from pipelines.config import ScoreConfig
 from pipelines.neighbours import NEIGHBOURS, write
 from pipelines.reinforce import STAGE as REINFORCE
@@ -95,14 +94,7 @@ def score_captions(run: Run, *, metrics: Sequence[str] | None = None) -> Path:
     if trained is not None:
         inputs["parts"] = trained["files"]["captions.json"]
         del settings["captions"]  # the parts are those of the training
-    with run.workspace.stage(
-        STAGE,
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(STAGE, config=settings, inputs=inputs) as stage:
         if not stage.reused:
             _score(run, names, written, stage.folder, stage.record)
         result = stage.path("scores.csv")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import polars as pl
 from pipelines import InputError
 from pipelines.caption_items import STAGE as CAPTIONS
 from pipelines.caption_items import load
-from pipelines.catalog import fingerprints, photos_stay
+from pipelines.catalog import fingerprints
 from pipelines.results import drawn
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.train_captioner import known_parts
@@ -61,14 +60,7 @@ def attention(run: Run) -> Path:
         "clip": checkpoint_hash(clip),
     }
     settings = {"shown": config.shown, "extremes": config.extremes}
-    with run.workspace.stage(
-        ATTENTION,
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(ATTENTION, config=settings, inputs=inputs) as stage:
         if not stage.reused:
             _look(run, stage, pl.read_parquet(captions), clip)
     return stage.path("maps.json")
@@ -95,14 +87,7 @@ def zero_shot(run: Run) -> Path:
         "clip": checkpoint_hash(checkpoint_name),
     }
     settings = {"photos": config.zero_shot, "templates": TEMPLATES}
-    with run.workspace.stage(
-        ZERO_SHOT,
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(ZERO_SHOT, config=settings, inputs=inputs) as stage:
         result = stage.path("accuracies.json")
         if stage.reused:
             return result

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import InputError
 from pipelines.caption_data import PARTS as PARTS_FILE
 from pipelines.caption_data import given_parts
-from pipelines.catalog import Catalog, fingerprints, photos_stay
+from pipelines.catalog import Catalog, fingerprints
 from pipelines.run import Run, checkpoint, checkpoint_hash
 from pipelines.workspace import Stage, file_sha256
 
@@ -52,14 +51,7 @@ def train_captioner(run: Run, *, photos: Path | None = None) -> Path:
     if (run.data / PARTS_FILE).is_file() and given_parts(run.data) is not None:
         inputs["parts"] = file_sha256(run.data / PARTS_FILE)
         del settings["captions"]
-    with run.workspace.stage(
-        STAGE,
-        config=settings,
-        inputs=inputs,
-        seed=run.config.seed,
-        say=run.say,
-        still=partial(photos_stay, run.data, inputs),
-    ) as stage:
+    with run.stage(STAGE, config=settings, inputs=inputs) as stage:
         if not stage.reused:
             _train(run, stage, base, config, photos)
         return stage.path(stage.record["saved"])
